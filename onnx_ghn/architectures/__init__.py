@@ -1,0 +1,1 @@
+"""Random network architectures as ONNX graphs."""

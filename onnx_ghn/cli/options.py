@@ -1,0 +1,76 @@
+"""Click options from the option dataclasses, and the options that all commands share."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Options = TypeVar("Options")
+
+
+def options_of(cls: type) -> Callable[[Command], Command]:
+    """Decorate a command with one option for each field of the dataclass `cls`."""
+
+    def decorate(command: Command) -> Command:
+        hints = typing.get_type_hints(cls)
+        for field in reversed(dataclasses.fields(cls)):
+            command = _option(field, hints[field.name])(command)
+        return command
+
+    return decorate
+
+
+def collect(cls: type[Options], values: dict[str, Any]) -> Options:
+    """Make the dataclass from a command's keyword arguments; extra arguments are left alone."""
+    names = [field.name for field in dataclasses.fields(typing.cast(Any, cls))]
+    return cls(**{name: values[name] for name in names if name in values})
+
+
+def _option(field: dataclasses.Field[Any], hint: Any) -> Callable[[Command], Command]:
+    metadata = dict(field.metadata)
+    keywords: dict[str, Any] = {"help": metadata["help"], "default": field.default}
+    if "metavar" in metadata:
+        keywords["metavar"] = metadata["metavar"]
+    if hint is bool:
+        keywords["is_flag"] = True
+    elif "choices" in metadata:
+        keywords.update(type=click.Choice(metadata["choices"]), show_default=True)
+    elif hint is int:
+        keywords.update(type=click.IntRange(min=metadata.get("min")), show_default=True)
+    elif hint == tuple[str, ...]:
+        keywords["multiple"] = True
+    elif Path in typing.get_args(hint):
+        keywords["type"] = click.Path(path_type=Path)
+    return click.option(f"--{field.name.replace('_', '-')}", field.name, **keywords)
+
+
+format_option = click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="What goes to stdout: a table for people, or one JSON object.",
+)
+strict_option = click.option(
+    "--strict",
+    is_flag=True,
+    help="Exit 1 when there is a warning or a learnable tensor is left as it was.",
+)
+max_bytes_option = click.option(
+    "--max-bytes",
+    type=click.IntRange(min=1),
+    default=None,
+    metavar="N",
+    help="Refuse a model whose tensors take more than N bytes.",
+)
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+verbose_option = click.option(
+    "-v", "--verbose", is_flag=True, help="One line for each tensor, with its reason."
+)

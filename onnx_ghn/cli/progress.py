@@ -1,0 +1,43 @@
+"""Progress on stderr for long work; silent where stderr is no terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes written so far and in all."""
+
+
+@contextmanager
+def byte_progress(description: str, *, enabled: bool) -> Iterator[Progress | None]:
+    """A progress bar in bytes, yielded as a callback; None where nobody would see it."""
+    if not enabled or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(description, total=None, start=False)
+
+        def update(done_bytes: int, total_bytes: int) -> None:
+            bar.start_task(task)
+            bar.update(task, completed=done_bytes, total=total_bytes)
+
+        yield update

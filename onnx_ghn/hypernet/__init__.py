@@ -1,0 +1,1 @@
+"""The graph hypernetwork: features, encoder, decoder, fit, archive, engines."""

@@ -1,0 +1,57 @@
+"""Options as frozen dataclasses: the one source of the command line and of the Python interface.
+
+Each field carries its help text, and its choices where it has some, in `metadata`;
+`onnx_ghn.cli.options` makes click options of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnx_ghn.errors import OptionError
+
+METHODS = ("auto", "ghn", "classical", "orthogonal", "kaiming", "lecun", "xavier", "normal")
+"""`auto` decides, `ghn` predicts, `classical` picks by role; the rest name one initialiser."""
+
+
+def option(default: Any, help: str, **metadata: Any) -> Any:
+    """A dataclass field that describes itself: help text, and click's own keywords."""
+    return dataclasses.field(default=default, metadata={"help": help, **metadata})
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitializeOptions:
+    """What `Initialize` does and to which tensors."""
+
+    method: str = option(
+        "auto",
+        "How to set learnable tensors. auto: predict where the archive is known to help, else "
+        "classical; ghn: predict everything that the vocabulary holds; classical: by role; or one "
+        "initialiser for all weight matrices.",
+        choices=METHODS,
+    )
+    seed: int = option(0, "Seed of every random draw. Same input, same seed: same bits out.", min=0)
+    hypernet: Path | None = option(
+        None,
+        "Hypernetwork archive to use instead of the one that ships. An archive is code: load only "
+        "what you trust.",
+        metavar="PATH",
+    )
+    missing_only: bool = option(
+        False, "Set only the learnable tensors for which the file holds no value."
+    )
+    include: tuple[str, ...] = option(
+        (), "Set only tensors whose name matches the pattern. Repeatable.", metavar="GLOB"
+    )
+    exclude: tuple[str, ...] = option(
+        (), "Keep tensors whose name matches the pattern. Repeatable.", metavar="GLOB"
+    )
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise OptionError(f"unknown method {self.method!r}: choose one of {', '.join(METHODS)}")
+        if self.seed < 0:
+            raise OptionError(f"the seed must not be negative, got {self.seed}")

@@ -1,0 +1,156 @@
+"""Decides, before any value is made, how each tensor of a model will end and why.
+
+`inspect` shows a plan; `Initialize` carries it out.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from onnx_ghn import fallback
+from onnx_ghn.errors import ModelError
+from onnx_ghn.hypernet.archive import ArchiveInfo
+from onnx_ghn.hypernet.predict import reasons_against
+from onnx_ghn.options import InitializeOptions
+from onnx_ghn.read.parameter import Holder, Parameter, Role
+from onnx_ghn.read.reading import Reading
+from onnx_ghn.report import GraphNode, Outcome, Report, Status
+
+GHN = "ghn"
+STATISTICS = (Role.RUNNING_MEAN, Role.RUNNING_VARIANCE)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The outcome of each of `Reading.parameters`, in the same order, and the decision behind it."""
+
+    outcomes: tuple[Outcome, ...]
+    decision: dict[str, Any]
+
+    def indices(self, status: Status) -> list[int]:
+        """Indices of the parameters that end so."""
+        return [i for i, outcome in enumerate(self.outcomes) if outcome.status is status]
+
+
+def decide(options: InitializeOptions, archive: ArchiveInfo | None) -> dict[str, Any]:
+    """Which method is used for the model, and why: the report's `decision`."""
+    decision: dict[str, Any] = {"requested": options.method}
+    if archive is not None:
+        decision["archive"] = {
+            "name": archive.name,
+            "sha256": archive.sha256,
+            "trained": archive.trained,
+        }
+    if options.method != "auto":
+        decision |= {"method": options.method, "reason": "as asked for"}
+    elif archive is None or not archive.trained:
+        decision |= {"method": "classical", "reason": "the hypernetwork archive is untrained"}
+    else:
+        decision |= {"method": GHN, "reason": "the hypernetwork archive is trained"}
+    if decision["method"] == GHN and archive is not None and not archive.trained:
+        decision["reason"] += "; the archive is untrained"
+    return decision
+
+
+def make_plan(
+    reading: Reading, options: InitializeOptions, archive: ArchiveInfo | None
+) -> Plan:
+    """Decide status, method and reason for every float tensor.
+
+    Args:
+        reading: What the reader found.
+        options: Method and which tensors may be set.
+        archive: The hypernetwork archive's description; None where no prediction can be asked for.
+
+    Raises:
+        ModelError: A tensor without a value would have to be kept.
+    """
+    decision = decide(options, archive)
+    method = decision["method"]
+    node_of = _nodes_by_parameter(reading)
+    against: Sequence[str | None] = [None] * len(reading.parameters)
+    if method == GHN and archive is not None:
+        against = reasons_against(reading, archive)
+    outcomes = []
+    for index, parameter in enumerate(reading.parameters):
+        status, chosen, reason = _judge(parameter, options, method, against[index])
+        outcomes.append(
+            Outcome(
+                name=parameter.name,
+                shape=parameter.shape,
+                dtype=parameter.dtype,
+                role=str(parameter.role),
+                learnable=parameter.learnable,
+                node=node_of.get(index),
+                status=status,
+                method=chosen,
+                reason=reason,
+                source=parameter.source,
+            )
+        )
+    return Plan(tuple(outcomes), decision)
+
+
+def describe(reading: Reading, plan: Plan, model: str) -> Report:
+    """The report of a plan."""
+    nodes = []
+    if reading.graph is not None:
+        for index, slots in enumerate(reading.graph.slots):
+            names = tuple(reading.parameters[slot.parameter].name for slot in slots)
+            op = reading.graph.op_name(index)
+            nodes.append(GraphNode(index, op, reading.graph.nodes[index], names))
+    warnings = list(reading.warnings)
+    if reading.graph is None:
+        warnings.append(f"no GHN graph: {reading.graph_reason}")
+    return Report(model, list(plan.outcomes), nodes, plan.decision, warnings)
+
+
+def _judge(
+    parameter: Parameter, options: InitializeOptions, method: str, against: str | None
+) -> tuple[Status, str | None, str]:
+    """Status, method and reason of one tensor."""
+    kept = _reason_to_keep(parameter, options)
+    if kept is None:
+        if method == GHN and against is None:
+            return Status.PREDICTED, GHN, parameter.reason
+        chosen, why = fallback.method_for(parameter, "classical" if method == GHN else method)
+        return Status.FALLBACK, chosen, "; ".join(filter(None, (against, why)))
+    if parameter.has_value or parameter.holder in (Holder.INPUT, Holder.CONSTANT_OF_SHAPE):
+        if not (parameter.role in STATISTICS and not parameter.has_value):
+            return Status.KEPT, None, kept
+    if parameter.role in STATISTICS:
+        return Status.CALIBRATED, "noise", "running statistic without a value"
+    raise ModelError(
+        f"tensor {parameter.name!r} has no value in the file and would have to be kept ({kept}): "
+        "provide its external data, or let it be set"
+    )
+
+
+def _reason_to_keep(parameter: Parameter, options: InitializeOptions) -> str | None:
+    """Why the tensor must not be set, or None."""
+    if not parameter.learnable:
+        return parameter.reason
+    if options.missing_only and parameter.has_value:
+        return "has a value, and only missing ones are set"
+    if options.include and not _matches(parameter.name, options.include):
+        return "matches no --include pattern"
+    if _matches(parameter.name, options.exclude):
+        return "matches an --exclude pattern"
+    return None
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _nodes_by_parameter(reading: Reading) -> dict[int, int]:
+    if reading.graph is None:
+        return {}
+    return {
+        slot.parameter: node
+        for node, slots in enumerate(reading.graph.slots)
+        for slot in slots
+    }

@@ -1,0 +1,1 @@
+"""Operators of the differentiable interpreter, by opset range."""

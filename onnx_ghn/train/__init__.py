@@ -1,0 +1,1 @@
+"""Training of the hypernetwork on architectures given as ONNX graphs."""

@@ -1,0 +1,1 @@
+"""onnx-ir passes: one file, one pass."""

@@ -1,0 +1,255 @@
+"""Sets every learnable initializer of a model: predicted by a hypernetwork, or classically."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+import onnx_ghn
+from onnx_ghn import fallback
+from onnx_ghn.errors import MissingDependencyError
+from onnx_ghn.hypernet.archive import Archive, ArchiveInfo, load_archive, read_info
+from onnx_ghn.hypernet.predict import predict
+from onnx_ghn.model_io import record_provenance
+from onnx_ghn.options import InitializeOptions
+from onnx_ghn.plan import GHN, Plan, describe, make_plan
+from onnx_ghn.read.parameter import Holder, Parameter, Role
+from onnx_ghn.read.reading import Reading, read_model
+from onnx_ghn.report import Report, Status
+
+META = "onnx_ghn"
+"""Key in `ir.Value.meta` and `ir.Model.meta`; memory only, never serialised."""
+
+Draw = Callable[[], npt.NDArray[np.float32]]
+"""Makes a tensor's values in its logical shape."""
+
+
+class Initialize(ir.passes.InPlacePass):
+    """Set the learnable initializers of a model, each lazily evaluated when it is saved.
+
+    Idempotent: the same options give the same bits, and a second run on the same model object
+    changes nothing. Structure, names, inputs and outputs stay as they are; a Constant,
+    ConstantOfShape or Identity node that gave a parameter becomes an initializer of the same
+    name, and a parameter that was a graph input gets an initializer.
+
+    Attributes:
+        options: What is set, and how.
+        report: The outcome of each tensor after a run.
+    """
+
+    def __init__(
+        self, options: InitializeOptions | None = None, *, archive: Archive | None = None
+    ) -> None:
+        """Make the pass.
+
+        Args:
+            options: Method, seed and selection; the defaults where None.
+            archive: An archive that is loaded already; otherwise `options.hypernet`, or the
+                archive that ships, is loaded when a prediction is needed.
+        """
+        self.options = options or InitializeOptions()
+        self.report: Report | None = None
+        self._archive = archive
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Read, plan, predict and inject.
+
+        Raises:
+            ModelError: A tensor without a value can't be set nor kept.
+            ArchiveError: The hypernetwork archive can't be loaded.
+        """
+        start = time.perf_counter()
+        reading = read_model(model)
+        read = time.perf_counter()
+        plan = make_plan(reading, self.options, self._describe_archive())
+        report = describe(reading, plan, model.graph.name or "")
+        draws = self._draws(reading, plan)
+        calibrated = plan.indices(Status.CALIBRATED)
+        modified = self._inject(model, reading, plan, draws, report, cache=bool(calibrated))
+        predicted = time.perf_counter()
+        report.seconds = {"read": read - start, "predict": predicted - read}
+        if calibrated:
+            self._calibrate(model, reading, calibrated, report)
+            report.seconds["calibrate"] = time.perf_counter() - predicted
+        self._warn_of_stale_statistics(reading, plan, report)
+        self._record(model, report)
+        self.report = report
+        model.meta[META] = report
+        return ir.passes.PassResult(model, modified)
+
+    def _describe_archive(self) -> ArchiveInfo | None:
+        """The archive's description, read without torch; None where it can't matter."""
+        if self.options.method not in ("auto", GHN):
+            return None
+        if self._archive is not None:
+            return self._archive.info
+        return read_info(self.options.hypernet)
+
+    def _draws(self, reading: Reading, plan: Plan) -> dict[int, Draw]:
+        """For each parameter that is set, the function that makes its logical values.
+
+        The members of a tie group share the function of the first one, hence its values.
+        """
+        draws: dict[int, Draw] = {}
+        predicted = plan.indices(Status.PREDICTED)
+        if predicted:
+            archive = self._archive or load_archive(self.options.hypernet)
+            prediction = predict(reading, archive, indices=predicted, seed=self.options.seed)
+            for index in predicted:
+                draws[index] = partial(prediction.tensor, index)
+        for index in plan.indices(Status.FALLBACK):
+            parameter, method = reading.parameters[index], plan.outcomes[index].method
+            assert method is not None
+            draws[index] = partial(fallback.draw, parameter, method, self.options.seed)
+        first_of_tie: dict[str, int] = {}
+        for index in sorted(draws):
+            parameter = reading.parameters[index]
+            first = first_of_tie.setdefault(parameter.tie or parameter.name, index)
+            if reading.parameters[first].logical_shape == parameter.logical_shape:
+                draws[index] = draws[first]
+        return draws
+
+    def _inject(
+        self,
+        model: ir.Model,
+        reading: Reading,
+        plan: Plan,
+        draws: dict[int, Draw],
+        report: Report,
+        *,
+        cache: bool,
+    ) -> bool:
+        """Put lazy tensors into the model; true where anything changed."""
+        modified = False
+        replaced: Counter[Holder] = Counter()
+        for index, parameter in enumerate(reading.parameters):
+            outcome = plan.outcomes[index]
+            mark = (plan.decision.get("archive"), self.options.seed, outcome.method)
+            if outcome.status is Status.CALIBRATED:
+                tensor = _statistic(parameter)
+            elif index in draws:
+                tensor = _lazy(parameter, draws[index], cache=cache)
+            else:
+                continue
+            if parameter.value.meta.get(META) == mark:
+                continue
+            value = _set(parameter, tensor)
+            value.meta[META] = mark
+            replaced[parameter.holder] += 1
+            modified = True
+        for holder in (Holder.CONSTANT, Holder.CONSTANT_OF_SHAPE, Holder.IDENTITY):
+            if replaced[holder]:
+                report.changes.append(
+                    f"{replaced[holder]} {holder} node(s) replaced by initializers of the same name"
+                )
+        if replaced[Holder.INPUT]:
+            report.changes.append(f"{replaced[Holder.INPUT]} graph input(s) given an initializer")
+        if modified and _needs_ir_version_4(model):
+            report.changes.append(f"IR version raised from {model.ir_version} to 4")
+            model.ir_version = 4
+        return modified
+
+    def _calibrate(
+        self, model: ir.Model, reading: Reading, indices: list[int], report: Report
+    ) -> None:
+        """Estimate the statistics that have no value from seeded unit noise."""
+        from onnx_ghn.passes.calibrate import Calibrate
+
+        names = {reading.parameters[index].name for index in indices}
+        try:
+            Calibrate(seed=self.options.seed, only=names)(model)
+        except MissingDependencyError as error:
+            report.warnings.append(f"running statistics stay at mean 0, variance 1: {error}")
+
+    @staticmethod
+    def _warn_of_stale_statistics(reading: Reading, plan: Plan, report: Report) -> None:
+        kept = sum(
+            reading.parameters[index].role in (Role.RUNNING_MEAN, Role.RUNNING_VARIANCE)
+            for index in plan.indices(Status.KEPT)
+        )
+        changed = plan.indices(Status.PREDICTED) or plan.indices(Status.FALLBACK)
+        if kept and changed:
+            report.warnings.append(
+                f"{kept} running statistics were kept and belong to the earlier weights: "
+                "estimate them anew from data before the model is used"
+            )
+
+    def _record(self, model: ir.Model, report: Report) -> None:
+        """Provenance into the model's metadata."""
+        provenance: dict[str, Any] = {
+            "version": onnx_ghn.__version__,
+            "method": report.decision["method"],
+            "seed": self.options.seed,
+        }
+        archive = report.decision.get("archive")
+        if archive and report.count(Status.PREDICTED):
+            provenance |= {"archive": archive["name"], "archive_sha256": archive["sha256"]}
+        for status in Status:
+            provenance[str(status)] = report.count(status)
+        record_provenance(model, provenance)
+
+
+def _lazy(parameter: Parameter, draw: Draw, *, cache: bool) -> ir.LazyTensor:
+    """The parameter's tensor: drawn, laid out and cast when somebody asks for the values."""
+
+    def evaluate() -> ir.Tensor:
+        physical = parameter.layout.to_physical(draw())
+        array = np.ascontiguousarray(physical.astype(parameter.dtype.numpy(), copy=False))
+        return ir.Tensor(array, dtype=parameter.dtype, name=parameter.name)
+
+    return ir.LazyTensor(
+        evaluate,
+        dtype=parameter.dtype,
+        shape=ir.Shape(parameter.shape),
+        name=parameter.name,
+        cache=cache,
+    )
+
+
+def _statistic(parameter: Parameter) -> ir.Tensor:
+    """A running mean of 0 or a running variance of 1."""
+    start = 1.0 if parameter.role is Role.RUNNING_VARIANCE else 0.0
+    array = np.full(parameter.shape, start, dtype=parameter.dtype.numpy())
+    return ir.Tensor(array, dtype=parameter.dtype, name=parameter.name)
+
+
+def _set(parameter: Parameter, tensor: ir.TensorProtocol) -> ir.Value:
+    """Make `tensor` the parameter's value; returns the value that now holds it."""
+    value = parameter.value
+    if parameter.holder is Holder.INITIALIZER:
+        value.const_value = tensor
+        return value
+    if parameter.holder is Holder.INPUT:
+        value.const_value = tensor
+        assert value.graph is not None
+        value.graph.register_initializer(value)
+        return value
+    node = value.producer()
+    assert node is not None and isinstance(node.graph, ir.Graph)
+    graph = node.graph
+    held = ir.Value(
+        name=value.name,
+        shape=ir.Shape(parameter.shape),
+        type=ir.TensorType(parameter.dtype),
+        const_value=tensor,
+        doc_string=value.doc_string,
+        metadata_props=dict(value.metadata_props),
+    )
+    value.replace_all_uses_with(held, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    graph.register_initializer(held)
+    return held
+
+
+def _needs_ir_version_4(model: ir.Model) -> bool:
+    """Before IR version 4 every initializer has to be a graph input too."""
+    return model.ir_version < 4 and any(
+        not value.is_graph_input() for value in model.graph.initializers.values()
+    )
