@@ -15,6 +15,7 @@ from onnx_ghn.errors import ModelError
 from onnx_ghn.hypernet.archive import ArchiveInfo
 from onnx_ghn.hypernet.predict import reasons_against
 from onnx_ghn.options import InitializeOptions
+from onnx_ghn.read.graph import Op
 from onnx_ghn.read.parameter import Holder, Parameter, Role
 from onnx_ghn.read.reading import Reading
 from onnx_ghn.report import GraphNode, Outcome, Report, Status
@@ -25,7 +26,7 @@ STATISTICS = (Role.RUNNING_MEAN, Role.RUNNING_VARIANCE)
 
 @dataclass(frozen=True)
 class Plan:
-    """The outcome of each of `Reading.parameters`, in the same order, and the decision behind it."""
+    """The outcome of each of `Reading.parameters`, in their order, and the decision behind it."""
 
     outcomes: tuple[Outcome, ...]
     decision: dict[str, Any]
@@ -33,6 +34,11 @@ class Plan:
     def indices(self, status: Status) -> list[int]:
         """Indices of the parameters that end so."""
         return [i for i, outcome in enumerate(self.outcomes) if outcome.status is status]
+
+
+def needs_archive(options: InitializeOptions) -> bool:
+    """Whether the hypernetwork archive has a say in the plan."""
+    return options.method in ("auto", GHN)
 
 
 def decide(options: InitializeOptions, archive: ArchiveInfo | None) -> dict[str, Any]:
@@ -55,9 +61,7 @@ def decide(options: InitializeOptions, archive: ArchiveInfo | None) -> dict[str,
     return decision
 
 
-def make_plan(
-    reading: Reading, options: InitializeOptions, archive: ArchiveInfo | None
-) -> Plan:
+def make_plan(reading: Reading, options: InitializeOptions, archive: ArchiveInfo | None) -> Plan:
     """Decide status, method and reason for every float tensor.
 
     Args:
@@ -100,7 +104,7 @@ def describe(reading: Reading, plan: Plan, model: str) -> Report:
     if reading.graph is not None:
         for index, slots in enumerate(reading.graph.slots):
             names = tuple(reading.parameters[slot.parameter].name for slot in slots)
-            op = reading.graph.op_name(index)
+            op = Op(reading.graph.op[index]).name.lower()
             nodes.append(GraphNode(index, op, reading.graph.nodes[index], names))
     warnings = list(reading.warnings)
     if reading.graph is None:
@@ -118,11 +122,10 @@ def _judge(
             return Status.PREDICTED, GHN, parameter.reason
         chosen, why = fallback.method_for(parameter, "classical" if method == GHN else method)
         return Status.FALLBACK, chosen, "; ".join(filter(None, (against, why)))
-    if parameter.has_value or parameter.holder in (Holder.INPUT, Holder.CONSTANT_OF_SHAPE):
-        if not (parameter.role in STATISTICS and not parameter.has_value):
-            return Status.KEPT, None, kept
-    if parameter.role in STATISTICS:
+    if parameter.role in STATISTICS and not parameter.has_value:
         return Status.CALIBRATED, "noise", "running statistic without a value"
+    if parameter.has_value or parameter.holder in (Holder.INPUT, Holder.CONSTANT_OF_SHAPE):
+        return Status.KEPT, None, kept
     raise ModelError(
         f"tensor {parameter.name!r} has no value in the file and would have to be kept ({kept}): "
         "provide its external data, or let it be set"
@@ -150,7 +153,5 @@ def _nodes_by_parameter(reading: Reading) -> dict[int, int]:
     if reading.graph is None:
         return {}
     return {
-        slot.parameter: node
-        for node, slots in enumerate(reading.graph.slots)
-        for slot in slots
+        slot.parameter: node for node, slots in enumerate(reading.graph.slots) for slot in slots
     }

@@ -1,1 +1,7 @@
-"""onnx-ir passes: one file, one pass."""
+"""onnx-ir passes: one file, one pass. They compose in `onnx_ir.passes.Sequential`."""
+
+from onnx_ghn.passes.batch_statistics import BatchStatistics
+from onnx_ghn.passes.calibrate import Calibrate
+from onnx_ghn.passes.initialize import Initialize
+
+__all__ = ["BatchStatistics", "Calibrate", "Initialize"]

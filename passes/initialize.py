@@ -19,7 +19,7 @@ from onnx_ghn.hypernet.archive import Archive, ArchiveInfo, load_archive, read_i
 from onnx_ghn.hypernet.predict import predict
 from onnx_ghn.model_io import record_provenance
 from onnx_ghn.options import InitializeOptions
-from onnx_ghn.plan import GHN, Plan, describe, make_plan
+from onnx_ghn.plan import Plan, describe, make_plan, needs_archive
 from onnx_ghn.read.parameter import Holder, Parameter, Role
 from onnx_ghn.read.reading import Reading, read_model
 from onnx_ghn.report import Report, Status
@@ -86,7 +86,7 @@ class Initialize(ir.passes.InPlacePass):
 
     def _describe_archive(self) -> ArchiveInfo | None:
         """The archive's description, read without torch; None where it can't matter."""
-        if self.options.method not in ("auto", GHN):
+        if not needs_archive(self.options):
             return None
         if self._archive is not None:
             return self._archive.info

@@ -1,6 +1,6 @@
 """Checks an installed wheel from outside the checkout: package data, passes and entry point.
 
-    python tools/check_wheel.py
+python tools/check_wheel.py
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ def show(report: Report, *, output_format: str, verbose: bool) -> None:
         return
     # Wide enough for a report in a file or a pipe, where there is no terminal to ask.
     console = Console(width=None if Console().is_terminal else 120, highlight=False)
+    console.print(f"[bold]{escape(report.model)}[/]", soft_wrap=True)
     console.print(_by_role(report))
     if verbose:
         console.print(_by_tensor(report))
@@ -51,7 +52,7 @@ def _by_role(report: Report) -> Table:
     groups: dict[tuple[Status, str, str], list[Outcome]] = defaultdict(list)
     for outcome in report.outcomes:
         groups[outcome.status, outcome.role, outcome.method or ""].append(outcome)
-    table = Table(title=escape(report.model), title_justify="left", title_style="bold")
+    table = Table()
     for column in ("status", "role", "method"):
         table.add_column(column)
     table.add_column("tensors", justify="right")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,9 @@ def root_tensor(value: ir.Value) -> ir.TensorProtocol | None:
         return None
     for name, attribute in node.attributes.items():
         if name == "value":
-            return attribute.as_tensor()
+            return (
+                attribute.value
+            )  # as_tensor() checks a protocol, which takes longer than all else
         if name == "value_float":
             return ir.tensor(np.float32(attribute.as_float()))
         if name == "value_floats":
@@ -33,6 +36,17 @@ def root_tensor(value: ir.Value) -> ir.TensorProtocol | None:
         if name == "value_ints":
             return ir.tensor(np.asarray(attribute.as_ints(), np.int64))
     return None
+
+
+def has_value(value: ir.Value) -> bool:
+    """Whether the file holds bytes for a stored tensor; for an Identity, for what it copies."""
+    node = value.producer()
+    if node is not None and node.op_type == "Identity" and node.inputs[0] is not None:
+        return has_value(node.inputs[0])
+    tensor = root_tensor(value)
+    if isinstance(tensor, ir.ExternalTensor):
+        return Path(tensor.path).exists()
+    return tensor is not None
 
 
 class Constants:
@@ -204,8 +218,10 @@ def _unsqueeze_shape(known: Constants, node: ir.Node) -> Shape | None:
         return None
     rank = len(shape) + len(axes)
     new = {axis % rank for axis in axes}
+    if len(new) != len(axes):
+        return None
     rest = iter(shape)
-    return tuple(1 if k in new else next(rest) for k in range(rank))
+    return tuple([1 if k in new else next(rest) for k in range(rank)])
 
 
 def _expand_shape(known: Constants, node: ir.Node) -> Shape | None:
@@ -223,6 +239,61 @@ def _broadcast_shape(known: Constants, node: ir.Node) -> Shape | None:
             return None
         result = broadcast(result, shape)
     return result
+
+
+def _slice_shape(known: Constants, node: ir.Node) -> Shape | None:
+    shape = _same_shape(known, node)
+    if shape is None:
+        return None
+    names = ("starts", "ends", "axes", "steps")
+    found = [
+        np.asarray(node.attributes[name].as_ints())
+        if name in node.attributes
+        else known.integers(node.inputs[k + 1] if len(node.inputs) > k + 1 else None)
+        for k, name in enumerate(names)
+    ]
+    if found[0] is None or found[1] is None:
+        return None
+    starts, ends = found[0].reshape(-1), found[1].reshape(-1)
+    if len(node.inputs) > 3 and node.inputs[3] is not None and found[2] is None:
+        return None
+    axes = range(len(starts)) if found[2] is None else found[2].reshape(-1)
+    steps = [1] * len(starts) if found[3] is None else found[3].reshape(-1)
+    sizes = list(shape)
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=False):
+        size = shape[int(axis)]
+        sizes[int(axis)] = len(range(size)[slice(int(start), int(end), int(step))])
+    return tuple(sizes)
+
+
+def _split_shape(known: Constants, node: ir.Node) -> Shape | None:
+    """The shape of the first output; the others are the same but for an uneven split."""
+    shape = _same_shape(known, node)
+    if shape is None:
+        return None
+    axis = node.attributes.get_int("axis", 0) % len(shape)
+    attribute = node.attributes.get("split")
+    given = (
+        np.asarray(attribute.as_ints())
+        if attribute is not None
+        else known.integers(node.inputs[1] if len(node.inputs) > 1 else None)
+    )
+    if given is None and len(node.inputs) > 1 and node.inputs[1] is not None:
+        return None
+    if given is not None and len(set(given.tolist())) > 1:
+        return None
+    size = int(given[0]) if given is not None else -(-shape[axis] // len(node.outputs))
+    return (*shape[:axis], size, *shape[axis + 1 :])
+
+
+def _concat_shape(known: Constants, node: ir.Node) -> Shape | None:
+    shapes = [None if value is None else known.shape(value) for value in node.inputs]
+    first = shapes[0]
+    if first is None or not first or any(s is None or len(s) != len(first) for s in shapes):
+        return None
+    axis = node.attributes.get_int("axis", 0) % len(first)
+    total = sum(shape[axis] for shape in shapes if shape is not None)
+    return (*first[:axis], total, *first[axis + 1 :])
 
 
 def _filled_shape(known: Constants, node: ir.Node) -> Shape | None:
@@ -257,8 +328,8 @@ def permutation(node: ir.Node, rank: int) -> tuple[int, ...]:
 
 _SHAPE_RULES: dict[str, Callable[[Constants, ir.Node], Shape | None]] = {
     **dict.fromkeys(
-        ("Identity", "Cast", "CastLike", "Dropout", "DequantizeLinear", "QuantizeLinear", "Neg")
-        + ("Relu", "Sigmoid", "Tanh", "Exp", "Sqrt", "Abs", "Softmax", "LayerNormalization"),
+        """Identity Cast CastLike Dropout DequantizeLinear QuantizeLinear Neg Relu Sigmoid Tanh
+        Exp Sqrt Abs Softmax LayerNormalization""".split(),
         _same_shape,
     ),
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Pow", "Where"), _broadcast_shape),
@@ -270,13 +341,18 @@ _SHAPE_RULES: dict[str, Callable[[Constants, ir.Node], Shape | None]] = {
     "Expand": _expand_shape,
     "ConstantOfShape": _filled_shape,
     "Gather": _gather_shape,
+    "Slice": _slice_shape,
+    "Split": _split_shape,
+    "Concat": _concat_shape,
 }
 
 
 # -- integer arithmetic of shapes -------------------------------------------------------------
 
 
-def _slice(node: ir.Node, data: Any, starts: Any, ends: Any, axes: Any = None, steps: Any = None) -> Any:
+def _slice(
+    node: ir.Node, data: Any, starts: Any, ends: Any, axes: Any = None, steps: Any = None
+) -> Any:
     index = [slice(None)] * data.ndim
     axes = range(len(starts)) if axes is None else axes
     steps = [1] * len(starts) if steps is None else steps

@@ -25,10 +25,34 @@ FLOATS = frozenset(
 )
 
 MAX_ORIGINS = 64
-"""A value mixed from more tensors than this (a whole table computed in the graph) keeps the first."""
+"""A value mixed from more tensors than this (a table computed in the graph) keeps the first."""
 
+_FIRST_ONLY = frozenset({"BatchNormalization", "DequantizeLinear", "QuantizeLinear"})
 _SHAPE_OPS = frozenset({"Shape", "Size", "NonZero", "SequenceLength"})
 _GENERATORS = frozenset({"ConstantOfShape", "RandomNormal", "RandomUniform"})
+_MIXING = frozenset(
+    [
+        "MatMul",
+        "Gemm",
+        "Einsum",
+        "Conv",
+        "ConvTranspose",
+        "LayerNormalization",
+        "GroupNormalization",
+        "InstanceNormalization",
+        "RMSNormalization",
+        "SimplifiedLayerNormalization",
+        "LSTM",
+        "GRU",
+        "RNN",
+        "FusedMatMul",
+        "FusedConv",
+        "FusedGemm",
+        "Attention",
+        "MultiHeadAttention",
+    ]
+)
+"""Operators whose output is a signal even where no input is data: an MLP over a table."""
 _RANDOM_LIKE = frozenset({"RandomNormalLike", "RandomUniformLike", "Bernoulli", "EyeLike"})
 
 
@@ -77,15 +101,27 @@ class DataFlow:
         self._formals: dict[ir.Value, list[ir.Value]] = {}
         self._bound_sites: set[tuple[ir.Node, int]] = set()
         self._weight_inputs: set[ir.Value] = set()
+        self._signals: set[ir.Value] = set()
         self.constants = Constants(self.resolve)
 
     def kind(self, value: ir.Value | None) -> Kind:
-        """The kind of a value; an absent optional input is CONST."""
-        return Kind.CONST if value is None else self._kinds.get(value, Kind.DATA)
+        """The kind of a value; what is absent, or given by nothing in the file, is CONST."""
+        return Kind.CONST if value is None else self._kinds.get(value, Kind.CONST)
 
     def is_data(self, value: ir.Value | None) -> bool:
         """Whether the value depends on the data of the network."""
         return self.kind(value) is Kind.DATA
+
+    def is_signal(self, value: ir.Value | None) -> bool:
+        """Whether the value is data, or computed by layers from tables alone.
+
+        The output of an MLP over coordinates plays the part of data for what comes after it.
+        """
+        return value is not None and (self.is_data(value) or value in self._signals)
+
+    def is_passed_in(self, node: ir.Node, index: int) -> bool:
+        """Whether input `index` of a Loop or Scan goes into its body unchanged."""
+        return (node, index) in self._bound_sites
 
     def is_param(self, value: ir.Value | None) -> bool:
         """Whether the value is made of candidate parameters."""
@@ -96,7 +132,7 @@ class DataFlow:
         return () if value is None else self._origins.get(value, ())
 
     def original(self, value: ir.Value) -> ir.Value:
-        """The value of the caller's model that a traced value stands for (itself if not inlined)."""
+        """The value of the caller's model for a traced value: itself, if nothing was inlined."""
         return self._twins.get(value, value)
 
     def resolve(self, value: ir.Value) -> ir.Value:
@@ -230,7 +266,7 @@ class DataFlow:
             else:
                 kind = Kind.CONST
         for output in node.outputs:
-            if self._kinds.get(output) is not Kind.PARAM or output not in self._origins:
+            if output not in self._origins:
                 self._kinds[output] = kind
         if kind is Kind.PARAM and op not in _GENERATORS:
             self._follow(node)
@@ -251,14 +287,34 @@ class DataFlow:
         return Kind.PARAM
 
     def _follow(self, node: ir.Node) -> None:
-        """Origins of the outputs: those of the inputs, larger operands first, with `node` added."""
+        """Origins of the outputs of a node on parameters: those of its inputs, `node` added."""
+        output = node.outputs[0]
+        if node.op_type == "Identity" and self._is_untied(node):
+            self._root(output)
+            return
+        if node.op_type in _MIXING or (
+            any(value in self._signals for value in node.inputs if value is not None)
+            and not feeds_slot(self, output)
+        ):
+            self._signals.update(node.outputs)
+            return
         found: dict[ir.Value, Origin] = {}
-        for value in node.inputs:
+        # the scale of a standardised or quantised kernel stands in a slot of its own: it ends there
+        inputs = node.inputs[:1] if node.op_type in _FIRST_ONLY else node.inputs
+        for value in inputs:
             for origin in self.origins(value):
                 if origin.root not in found and len(found) < MAX_ORIGINS:
                     found[origin.root] = Origin(origin.root, (*origin.path, node))
         for output in node.outputs:
             self._origins[output] = tuple(found.values())
+
+    def _is_untied(self, node: ir.Node) -> bool:
+        """Whether an Identity undoes an exporter's merging of equal tensors: rank 0 or 1."""
+        source = node.inputs[0]
+        if source is None or self.origins(source) != (Origin(source, ()),):
+            return False
+        shape = self.shape(source)
+        return shape is not None and len(shape) <= 1
 
 
 def trace(model: ir.Model) -> DataFlow:

@@ -63,10 +63,18 @@ class Form(enum.StrEnum):
     """One number a channel."""
     TABLE = "table"
     """(rows, dim)."""
+    CHANNEL_TABLE = "channel_table"
+    """(channels, height, width)."""
     GATES = "gates"
     """(directions, gates x hidden, in)."""
     GATE_BIAS = "gate_bias"
     """(directions, 2 x gates x hidden), input biases first."""
+
+
+MATRICES = frozenset(
+    {Form.KERNEL, Form.KERNEL_TRANSPOSED, Form.MATRIX, Form.MATRIX_LEFT, Form.GEMM, Form.EINSUM}
+)
+"""Forms of weights that mix channels: what follows them may carry a bias."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,87 @@
+"""Tiles to tensors: repeat by index modulo, and scale by fan-in.
+
+One definition for numpy (the pass) and torch (training, differentiable): the functions use only
+indexing, multiplication and reshape. Elementwise squashes and the resizing of kernels happened
+in the decoder: they commute with tiling.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from onnx_ghn.random_stream import RandomStream
+
+Array = Any
+"""A float numpy array or torch tensor; what comes out is of the kind that went in."""
+
+TOKEN_STD = 0.02
+"""Standard deviation of a position table's rows for class and distillation tokens."""
+
+
+def scale(shape: tuple[int, ...]) -> float:
+    """Factor that gives a predicted weight the variance its fan-in asks for.
+
+    √(β / fan-in), with β = 1 for depthwise kernels and kernels wider than high, else 2.
+
+    Args:
+        shape: (out, in per group, *kernel).
+    """
+    narrow = len(shape) > 2 and (shape[1] == 1 or (len(shape) > 3 and shape[2] < shape[3]))
+    return math.sqrt((1 if narrow else 2) / math.prod(shape[1:]))
+
+
+def fit_weight(tile: Array, shape: tuple[int, ...], *, transposed: bool = False) -> Array:
+    """Tile and scale a weight.
+
+    Args:
+        tile: [o', i', *kernel], or [o', i', kh, kw] with the same number of kernel positions.
+        shape: (out, in per group, *kernel) of the result.
+        transposed: Lay a matrix out in memory as its transpose, which many files hold.
+
+    Returns:
+        The array with result[o, i] = tile[o mod o', i mod i'] * scale(shape).
+    """
+    tile = tile * scale(shape)
+    if transposed:
+        tile = tile.reshape(tile.shape[:2])
+        return _repeat(_repeat(tile.T, shape[0], axis=1), shape[1], axis=0).T
+    return _repeat(_repeat(tile, shape[1], axis=1), shape[0], axis=0).reshape(shape)
+
+
+def fit_vector(tile: Array, shape: tuple[int, ...]) -> Array:
+    """Tile a scale, shift or bias: tile [m'] -> result[k] = tile[k mod m']."""
+    return _repeat(tile, shape[0], axis=0)
+
+
+def fit_positions(tile: Array, shape: tuple[int, ...], stream: RandomStream) -> Array:
+    """Make a position table of a grid; it isn't scaled.
+
+    Args:
+        tile: [1, d', s, s].
+        shape: (rows, dim), perhaps after leading ones. The rows beyond s * s stand for tokens
+            that have no place in the grid; they come first, and are drawn.
+        stream: Where they are drawn from.
+    """
+    rows, dim = math.prod(shape[:-1]), shape[-1]
+    grid = tile[0].reshape(tile.shape[1], -1)
+    table = _repeat(grid, dim, axis=0).T
+    tokens = TOKEN_STD * stream.normal((rows - table.shape[0], dim))
+    if isinstance(table, np.ndarray):
+        return np.concatenate([tokens, table]).reshape(shape)
+    import torch
+
+    return torch.cat([torch.from_numpy(tokens).to(table), table]).reshape(shape)
+
+
+def _repeat(array: Array, count: int, axis: int) -> Array:
+    """Make an axis `count` long: elements repeat by index modulo, or are cut off."""
+    index = np.arange(count) % array.shape[axis]
+    if isinstance(array, np.ndarray):
+        # Plain indexing takes three times as long; mode="clip" spares a buffered copy.
+        return np.take(array, index, axis=axis, mode="clip")
+    import torch
+
+    return array.index_select(axis, torch.from_numpy(index).to(array.device))

@@ -1,0 +1,235 @@
+"""What a hypernetwork predicts for a model: which parameters, and a tensor for each.
+
+Imports no torch: what is said of an archive here needs its description only.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onnx_ghn.hypernet.archive import Archive, ArchiveInfo
+from onnx_ghn.hypernet.config import NetworkConfig
+from onnx_ghn.hypernet.engines import Engine, Floats, Ints
+from onnx_ghn.hypernet.features import features
+from onnx_ghn.hypernet.fit import fit_positions, fit_vector, fit_weight
+from onnx_ghn.random_stream import RandomStream
+from onnx_ghn.read.graph import ATTRIBUTES, GhnGraph, Op, Part
+from onnx_ghn.read.layout import Transpose
+from onnx_ghn.read.parameter import Parameter
+
+if TYPE_CHECKING:
+    from onnx_ghn.read.reading import Reading
+
+MAX_NODES = 8192
+"""Above this, attention over all pairs of nodes takes too much memory and time."""
+MAX_TOKENS = 2
+"""Rows of a position table outside its grid: a class token, and perhaps a distillation token."""
+GROUP_BYTES = 64 << 20
+"""Tiles that are decoded at once."""
+IS_HEAD = ATTRIBUTES.index("is_head")
+
+
+class Decoder(enum.Enum):
+    """The archive's method that a tile comes from."""
+
+    WEIGHT = "decode_weight"
+    CLASS_WEIGHT = "decode_class_weight"
+    VECTOR = "decode_vector"
+    CLASS_BIAS = "decode_class_bias"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a parameter's tile comes from.
+
+    Attributes:
+        node: Index of the graph's node.
+        part: Which of the node's outputs.
+        decoder: The method.
+        size: Its size arguments, no larger than the archive's own maximum.
+    """
+
+    node: int
+    part: Part
+    decoder: Decoder
+    size: tuple[int, ...]
+
+
+def reasons_against(reading: Reading, info: ArchiveInfo) -> list[str | None]:
+    """For each parameter of a model, why the archive can't predict it; None where it can."""
+    found = _sources(reading, info.config.network)
+    return [source if isinstance(source, str) else None for source in found]
+
+
+class Prediction:
+    """Predicted tensors of one model; tiles are decoded, tensors are made when asked for.
+
+    Attributes:
+        states: float32[N, H], the encoder's state of each node.
+    """
+
+    def __init__(
+        self,
+        reading: Reading,
+        sources: dict[int, Source],
+        tiles: dict[int, Floats],
+        states: Floats,
+        seed: int,
+    ) -> None:
+        self._parameters = reading.parameters
+        self._graph = reading.graph
+        self._sources = sources
+        self._tiles = tiles
+        self._seed = seed
+        self.states = states
+
+    @property
+    def indices(self) -> list[int]:
+        """The parameters that were predicted, ascending."""
+        return sorted(self._tiles)
+
+    def tensor(self, index: int) -> Floats:
+        """The predicted value of `Reading.parameters[index]`, in its logical shape."""
+        parameter, source, tile = self._parameters[index], self._sources[index], self._tiles[index]
+        shape = parameter.logical_shape
+        if source.part is not Part.WEIGHT:
+            return fit_vector(tile, shape)
+        assert self._graph is not None
+        if self._graph.op[source.node] != Op.POS_ENC:
+            transposed = parameter.layout.steps == (Transpose((1, 0)),)
+            return fit_weight(tile, shape, transposed=transposed)
+        name = parameter.tie or parameter.name
+        return fit_positions(tile, shape, RandomStream(self._seed, name))
+
+
+def predict(
+    reading: Reading, archive: Archive, *, indices: Iterable[int] | None = None, seed: int = 0
+) -> Prediction:
+    """Predict parameters of a model.
+
+    Nodes that want tiles of one size are decoded together. Tied parameters share a node, hence
+    a value.
+
+    Args:
+        reading: What the reader found; its graph must exist.
+        archive: The hypernetwork.
+        indices: Which parameters; all that can be predicted where None.
+        seed: Seed of the drawn rows of position tables.
+
+    Raises:
+        ValueError: A parameter in `indices` can't be predicted, see `reasons_against`.
+    """
+    config = archive.info.config
+    found = _sources(reading, config.network)
+    wanted = range(len(found)) if indices is None else sorted(indices)
+    sources: dict[int, Source] = {}
+    for index in wanted:
+        source = found[index]
+        if isinstance(source, Source):
+            sources[index] = source
+        elif indices is not None:
+            raise ValueError(f"parameter {index} can't be predicted: {source}")
+    graph = reading.graph
+    if graph is None:
+        return Prediction(reading, {}, {}, np.zeros((0, config.network.hidden), np.float32), seed)
+    rows = features(graph, config.network, config.columns)
+    states = archive.engine.encode(rows, graph.distance.astype(np.int64))
+    tiles = _decode(archive.engine, sources, states, rows, config.network)
+    return Prediction(reading, sources, tiles, states, seed)
+
+
+def _decode(
+    engine: Engine,
+    sources: dict[int, Source],
+    states: Floats,
+    rows: Ints,
+    network: NetworkConfig,
+) -> dict[int, Floats]:
+    """Decode the tile of each parameter, group by group of equal decoder and size."""
+    groups: dict[tuple[Decoder, tuple[int, ...]], list[int]] = {}
+    for source in sources.values():
+        nodes = groups.setdefault((source.decoder, source.size), [])
+        if source.node not in nodes:
+            nodes.append(source.node)
+    outputs: dict[tuple[Decoder, int], Floats] = {}
+    for (decoder, size), nodes in groups.items():
+        method = getattr(engine, decoder.value)
+        at_once = max(1, GROUP_BYTES // _bytes(decoder, size, network))
+        for start in range(0, len(nodes), at_once):
+            chosen = sorted(nodes)[start : start + at_once]
+            decoded = method(states[chosen], rows[chosen], *size)
+            outputs |= {(decoder, node): decoded[k] for k, node in enumerate(chosen)}
+    tiles = {}
+    for index, source in sources.items():
+        tile = outputs[source.decoder, source.node]
+        if source.decoder is Decoder.VECTOR:
+            tile = tile[0 if source.part is Part.SCALE else 1]
+        elif source.decoder is Decoder.CLASS_WEIGHT:
+            tile = tile[:, :, None, None]
+        tiles[index] = tile
+    return tiles
+
+
+def _bytes(decoder: Decoder, size: tuple[int, ...], network: NetworkConfig) -> int:
+    """Memory that the decoder takes for one node: its tile and the layers before."""
+    if decoder is Decoder.WEIGHT:
+        o, i, kh, kw = size
+        return 4 * kh * kw * (o * i + 12 * network.hidden)
+    return 4 * max(network.classes, 2) * max(network.channels)
+
+
+def _sources(reading: Reading, network: NetworkConfig) -> list[Source | str]:
+    """For each parameter where its tile comes from, or why there is none."""
+    graph = reading.graph
+    if graph is None:
+        return [f"no graph: {reading.graph_reason}"] * len(reading.parameters)
+    if len(graph) > MAX_NODES:
+        reason = f"graph too large: {len(graph)} nodes, at most {MAX_NODES}"
+        return [reason] * len(reading.parameters)
+    places: dict[int, tuple[int, Part]] = {}
+    for node, slots in enumerate(graph.slots):
+        for slot in slots:
+            places.setdefault(slot.parameter, (node, slot.part))
+    found: list[Source | str] = []
+    for index, parameter in enumerate(reading.parameters):
+        if index in places:
+            found.append(_source(parameter, graph, *places[index], network))
+        else:
+            found.append(f"a {parameter.role} isn't in the hypernetwork's vocabulary")
+    return found
+
+
+def _source(
+    parameter: Parameter, graph: GhnGraph, node: int, part: Part, network: NetworkConfig
+) -> Source | str:
+    """Where a parameter's tile comes from, or why its node can't give it."""
+    shape = parameter.logical_shape
+    c0, c1 = network.channels
+    head = bool(graph.attributes[node, IS_HEAD])
+    if 0 in shape or not shape:
+        return "a tensor without axes or elements"
+    if head and shape[0] != network.classes:
+        return f"the archive predicts heads of {network.classes} classes, this one has {shape[0]}"
+    if part is not Part.WEIGHT:
+        if len(shape) > 1:
+            return f"a vector of {len(shape)} axes isn't in the hypernetwork's vocabulary"
+        if head and graph.op[node] == Op.BIAS:
+            return Source(node, part, Decoder.CLASS_BIAS, ())
+        return Source(node, part, Decoder.VECTOR, (min(shape[0], max(c0, c1)),))
+    if graph.op[node] == Op.POS_ENC:
+        side, dim = int(graph.shape[node, 2]), shape[-1]
+        if not 0 <= math.prod(shape[:-1]) - side * side <= MAX_TOKENS:
+            return f"a position table of {math.prod(shape[:-1])} rows isn't a square grid"
+        return Source(node, part, Decoder.WEIGHT, (1, min(dim, c1), side, side))
+    if not 2 <= len(shape) <= 4:
+        return f"a weight of {len(shape)} axes isn't in the hypernetwork's vocabulary"
+    kh, kw = (*shape[2:], 1, 1)[:2]
+    if head and kh * kw == 1:
+        return Source(node, part, Decoder.CLASS_WEIGHT, (min(shape[1], c1),))
+    return Source(node, part, Decoder.WEIGHT, (min(shape[0], c0), min(shape[1], c1), kh, kw))

@@ -1,0 +1,113 @@
+"""A file that appears under its name complete, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+
+class AtomicFile:
+    """A file being written in `folder`, without its name until `publish`.
+
+    On Linux it has no name at all (O_TMPFILE), so that even `kill -9` leaves nothing behind;
+    elsewhere a hidden temporary name. Left as a context manager without `publish`, it is gone.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Start an empty file.
+
+        Raises:
+            OSError: The folder can't be written.
+        """
+        self._folder = folder
+        self._temporary: Path | None = None
+        # 0o666 less the umask, as `open` does it; tempfile would give 0o600.
+        try:
+            descriptor = os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o666)
+        except (OSError, AttributeError):
+            self._temporary = folder / f".onnx-ghn-{secrets.token_hex(8)}.tmp"
+            descriptor = os.open(self._temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        self.file: BinaryIO = os.fdopen(descriptor, "w+b")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # A failing flush of what is thrown away anyhow must not hide the reason for it.
+        with contextlib.suppress(OSError):
+            self.file.close()
+        if self._temporary is not None:
+            self._temporary.unlink(missing_ok=True)
+
+    def sync(self) -> None:
+        """Flush everything to the disk."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+    def publish(self, path: Path, *, overwrite: bool) -> None:
+        """Give the complete file its name. Never follows a link that stands there.
+
+        Args:
+            path: The name, in the same folder.
+            overwrite: Whether to replace what has this name, keeping its permissions.
+
+        Raises:
+            FileExistsError: The name is taken.
+            OSError: It can't be done.
+        """
+        if overwrite and path.is_file():
+            os.fchmod(self.file.fileno(), path.stat().st_mode & 0o777)
+        if self._temporary is None and not overwrite:
+            self._link(path)
+            return
+        if self._temporary is None:
+            # There is no call that links over an existing name: a hidden one, then a rename.
+            self._temporary = self._folder / f".onnx-ghn-{secrets.token_hex(8)}.tmp"
+            self._link(self._temporary)
+        if not overwrite and os.path.lexists(path):
+            raise FileExistsError(f"{path} exists")
+        self._temporary.replace(path)
+        self._temporary = None
+
+    def _link(self, path: Path) -> None:
+        # A directory descriptor makes Python call linkat, the only way to follow /proc/self/fd.
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.link(
+                f"/proc/self/fd/{self.file.fileno()}",
+                path.name,
+                dst_dir_fd=folder,
+                follow_symlinks=True,
+            )
+        finally:
+            os.close(folder)
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Keep other processes that publish several files into `folder` out for a moment.
+
+    The lock lies on the folder itself and leaves no file. On leaving, the names in the folder
+    are flushed to the disk.
+    """
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,239 @@
+"""What surrounds a use of a parameter: producers behind it, consumers after it.
+
+Every walk is short and stops at the first node that computes something, so the whole reading
+stays linear in the size of the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from onnx_ghn.read import slots
+from onnx_ghn.read.dataflow import DataFlow
+
+PASSING = slots.REARRANGING | {"Dropout", "Flatten", "Expand", "Contiguous"}
+"""Operators that hand their first input on without computing."""
+
+RELU_LIKE = frozenset(
+    [
+        "Relu",
+        "LeakyRelu",
+        "PRelu",
+        "ThresholdedRelu",
+        "Elu",
+        "Celu",
+        "Gelu",
+        "FastGelu",
+        "BiasGelu",
+        "QuickGelu",
+        "HardSwish",
+        "Swish",
+        "Mish",
+        "Clip",
+    ]
+)
+"""Non-linearities that halve the second moment of a symmetric input, more or less."""
+
+GATES = frozenset({"Sigmoid", "HardSigmoid", "Erf", "Tanh", "Softplus"})
+"""Squashes which a decomposed activation multiplies with its input."""
+
+NORMS = frozenset(
+    [
+        "BatchNormalization",
+        "LayerNormalization",
+        "GroupNormalization",
+        "InstanceNormalization",
+        "RMSNormalization",
+        "SimplifiedLayerNormalization",
+        "MeanVarianceNormalization",
+        "SkipLayerNormalization",
+        "SkipSimplifiedLayerNormalization",
+        "EmbedLayerNormalization",
+        "LpNormalization",
+        "GroupNorm",
+    ]
+)
+
+MEANS = frozenset(
+    [
+        "ReduceMean",
+        "ReduceSum",
+        "ReduceSumSquare",
+        "ReduceL2",
+        "GlobalAveragePool",
+        "LpNormalization",
+    ]
+)
+
+_MAX_DEPTH = 12
+
+
+def behind(flow: DataFlow, value: ir.Value | None) -> ir.Node | None:
+    """The node that computes `value`, seen through what only rearranges it; None at an input."""
+    for _ in range(_MAX_DEPTH):
+        node = flow.producer(value)
+        if node is None or node.op_type not in PASSING:
+            return node
+        value = node.inputs[0]
+    return None
+
+
+def ahead(flow: DataFlow, value: ir.Value) -> list[ir.Node]:
+    """The nodes that compute with `value`, seen through what only rearranges it."""
+    found: list[ir.Node] = []
+    stack = [(value, 0)]
+    while stack:
+        current, depth = stack.pop()
+        for site in flow.uses(current):
+            if site.index == 0 and site.node.op_type in PASSING and depth < _MAX_DEPTH:
+                stack.append((site.node.outputs[0], depth + 1))
+            else:
+                found.append(site.node)
+    return found
+
+
+def reaches(
+    flow: DataFlow,
+    value: ir.Value,
+    wanted: Callable[[ir.Node], bool],
+    through: frozenset[str],
+    depth: int = _MAX_DEPTH,
+) -> bool:
+    """Whether `value` flows into a wanted node through operators of the set `through`."""
+    seen = {value}
+    stack = [(value, 0)]
+    while stack:
+        current, steps = stack.pop()
+        for site in flow.uses(current):
+            if wanted(site.node):
+                return True
+            if site.node.op_type in through and steps < depth:
+                for output in site.node.outputs:
+                    if output not in seen:
+                        seen.add(output)
+                        stack.append((output, steps + 1))
+    return False
+
+
+def comes_from(
+    flow: DataFlow,
+    value: ir.Value | None,
+    wanted: Callable[[ir.Node], bool],
+    through: frozenset[str],
+    depth: int = _MAX_DEPTH,
+) -> ir.Node | None:
+    """The nearest wanted node from which `value` comes through operators of `through`."""
+    stack = [(value, 0)]
+    seen: set[ir.Node] = set()
+    while stack:
+        current, steps = stack.pop(0)
+        node = flow.producer(current)
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if wanted(node):
+            return node
+        if node.op_type in through and steps < depth:
+            stack.extend((v, steps + 1) for v in node.inputs if not _is_const(flow, v))
+    return None
+
+
+def other_operand(node: ir.Node, index: int) -> ir.Value | None:
+    """The operand of a binary node beside input `index`."""
+    if len(node.inputs) != 2:
+        return None
+    return node.inputs[1 - index]
+
+
+def linear_before(flow: DataFlow, value: ir.Value | None) -> ir.Node | None:
+    """The linear or convolutional node with a weight that computes `value`, or None."""
+    node = behind(flow, value)
+    if node is None:
+        return None
+    for index in range(len(node.inputs)):
+        slot = slots.find(node, index)
+        if slot is not None and slot.form in slots.MATRICES and flow.is_param(node.inputs[index]):
+            return node
+    if node.op_type in ("MatMul", "Gemm", "Einsum") and any(map(flow.is_param, node.inputs)):
+        return node
+    return None
+
+
+def _is_const(flow: DataFlow, value: ir.Value | None) -> bool:
+    return value is None or not (flow.is_data(value) or flow.is_param(value))
+
+
+# -- activations ------------------------------------------------------------------------------
+
+_GATE_STEPS = PASSING | {"Add", "Mul", "Div", "Neg", "Sub", "Pow", "Clip", "Min", "Max"}
+_POOLS = frozenset({"MaxPool", "AveragePool", "GlobalMaxPool", "Pad", "Slice", "Split", "Gather"})
+_LINEAR_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedGemm"})
+
+
+def is_activation(flow: DataFlow, node: ir.Node) -> bool:
+    """Whether a node ends a ReLU-like activation, whole (Relu) or decomposed (x * Sigmoid(x))."""
+    if node.op_type == "FusedConv":
+        return "activation" in node.attributes
+    if node.op_type in RELU_LIKE:
+        return True
+    if node.op_type != "Mul" or len(node.inputs) != 2 or not all(map(flow.is_data, node.inputs)):
+        return _is_scaled_activation(flow, node)
+    return any(_gates(flow, node.inputs[i], node.inputs[1 - i]) for i in (0, 1))
+
+
+def _is_scaled_activation(flow: DataFlow, node: ir.Node) -> bool:
+    """The closing `* 0.5` of GELU, or `/ 6` of a hard swish."""
+    if node.op_type not in ("Mul", "Div") or flow.kind(node.inputs[1]) == "data":
+        return False
+    inner = behind(flow, node.inputs[0])
+    return (
+        inner is not None
+        and inner.op_type == "Mul"
+        and len(inner.inputs) == 2
+        and all(map(flow.is_data, inner.inputs))
+        and any(_gates(flow, inner.inputs[i], inner.inputs[1 - i]) for i in (0, 1))
+    )
+
+
+def _gates(flow: DataFlow, gate: ir.Value | None, signal: ir.Value | None) -> bool:
+    """Whether `gate` is a squash of `signal` itself."""
+    squash = comes_from(
+        flow, gate, lambda n: n.op_type in GATES or n.op_type == "Clip", _GATE_STEPS, 6
+    )
+    if squash is None:
+        return False
+    source = behind(flow, signal)
+    root = signal if source is None else source.outputs[0]
+    current: ir.Value | None = squash.inputs[0]
+    for _ in range(_MAX_DEPTH):
+        if current is root or current is signal:
+            return True
+        node = flow.producer(current)
+        if node is None or node.op_type not in _GATE_STEPS:
+            return False
+        inputs = [v for v in node.inputs if v is not None and flow.is_data(v)]
+        if any(v is root or v is signal for v in inputs):
+            return True
+        current = inputs[0] if inputs else None
+    return False
+
+
+def gain_before(flow: DataFlow, value: ir.Value | None) -> float:
+    """Square of the gain that offsets the non-linearity through which `value` came: 2 or 1."""
+    for _ in range(_MAX_DEPTH):
+        node = behind(flow, value)
+        if node is None or node.op_type in _LINEAR_OPS or node.op_type in NORMS:
+            return 2.0 if node is not None and is_activation(flow, node) else 1.0
+        if is_activation(flow, node):
+            return 2.0
+        if (
+            node.op_type in _POOLS
+            or (node.op_type == "Concat" and node.inputs)
+            or node.op_type == "Mul"
+        ):
+            value = next((v for v in node.inputs if flow.is_data(v)), None)
+        else:
+            return 1.0
+    return 1.0

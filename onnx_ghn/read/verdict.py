@@ -1,0 +1,302 @@
+"""Judge every float tensor of a model: learnable or not, its role, layout, ties, and why.
+
+Each use of a tensor is judged by itself: weight slots by the table in `slots`, the rest by
+what stands around the node. A tensor in a weight slot is what the slot says; one outside is
+learnable only if all its uses agree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from onnx_ghn.read import elementwise, norms, positions, slots
+from onnx_ghn.read.constants import Shape, has_value, root_tensor
+from onnx_ghn.read.context import gain_before
+from onnx_ghn.read.dataflow import FLOATS, DataFlow
+from onnx_ghn.read.finding import Finding, Use, keep
+from onnx_ghn.read.forms import Logical, logical, operand
+from onnx_ghn.read.layout import Layout, Transpose
+from onnx_ghn.read.marks import Mark, mark_of
+from onnx_ghn.read.parameter import Holder, Parameter, Role, Site
+from onnx_ghn.read.residual import depth_scales
+from onnx_ghn.read.scalars import scalar, unlisted
+from onnx_ghn.read.sharing import tie
+from onnx_ghn.read.slots import Form
+
+_LEFT = frozenset({"MatMul", "Gemm", "Einsum", "FusedMatMul"})
+
+_SQUASHES = frozenset({"Exp", "Sigmoid", "Softplus", "Tanh", "Softmax", "HardSigmoid"})
+
+_RULES: dict[str, Callable[[DataFlow, Use], Finding]] = {
+    "Add": elementwise.added,
+    "Sum": elementwise.added,
+    "Sub": elementwise.added,
+    "Mul": elementwise.multiplied,
+    "Div": elementwise.divided,
+    "Max": elementwise.compared,
+    "Min": elementwise.compared,
+    "Gather": positions.gathered,
+    "GatherND": positions.gathered,
+    "GatherElements": positions.gathered,
+    "Concat": positions.joined,
+    "SkipLayerNormalization": positions.added_table,
+    "QuantizeLinear": elementwise.quantised,
+    "DequantizeLinear": elementwise.quantised,
+}
+"""What judges a use outside a slot, by operator."""
+
+_ROLES_WITH_GAIN = frozenset({Role.CONV, Role.CONV_TRANSPOSE, Role.LINEAR})
+
+
+def judge(model: ir.Model, flow: DataFlow) -> tuple[Parameter, ...]:
+    """All float tensors of `model`, in node order of first use, unused ones last.
+
+    Args:
+        model: The model as the caller holds it; never changed.
+        flow: `trace(model)`.
+    """
+    uses: dict[ir.Value, list[Use]] = {root: [] for root in flow.roots}
+    for node in flow.nodes:
+        _collect(flow, node, uses)
+    scales = depth_scales(flow)
+    parameters: list[Parameter] = []
+    copies: dict[str, tuple[str, Transpose]] = {}
+    for root in flow.roots:
+        found, use = _decide(flow, root, uses[root])
+        parameters.append(_parameter(flow, root, found, use, uses[root], scales))
+        if found.copy is not None and found.learnable:
+            source, permutation = found.copy
+            copies[parameters[-1].name] = (flow.original(source).name or "", permutation)
+    listed = {parameter.name for parameter in parameters}
+    parameters.extend(scalar(flow, value) for value in unlisted(flow, listed))
+    return tie(parameters, copies)
+
+
+def _collect(flow: DataFlow, node: ir.Node, uses: dict[ir.Value, list[Use]]) -> None:
+    signal = any(map(flow.is_signal, node.outputs))
+    for index, value in enumerate(node.inputs):
+        origins = flow.origins(value)
+        if not origins or not (signal or _ends_at(node, index)):
+            continue
+        if flow.is_passed_in(node, index):
+            continue
+        shape = flow.shape(value)
+        for origin in origins:
+            own = flow.shape(origin.root)
+            arrived = shape
+            if arrived is None and own is not None:
+                arrived = operand(flow, origin, own)[1]
+            main = len(origins) == 1 or _is_main(own, arrived)
+            uses[origin.root].append(Use(node, index, origin, arrived, main))
+
+
+def _ends_at(node: ir.Node, index: int) -> bool:
+    """Whether a parameter ends at this input even where the output is a parameter again."""
+    return slots.find(node, index) is not None or (
+        index > 0 and node.op_type in ("DequantizeLinear", "QuantizeLinear")
+    )
+
+
+def _is_main(own: Shape | None, arrived: Shape | None) -> bool:
+    """Whether one of several roots gives the elements: a kernel or a part of it, not its gain."""
+    if own is None or arrived is None:
+        return False
+    return math.prod(own) == math.prod(arrived) or sum(size != 1 for size in own) >= 2
+
+
+def _parameter(
+    flow: DataFlow,
+    root: ir.Value,
+    found: Finding,
+    use: Use | None,
+    uses: list[Use],
+    scales: dict[ir.Node, float],
+) -> Parameter:
+    original = flow.original(root)
+    shape = flow.shape(root) or ()
+    view = _view(flow, found, use, shape)
+    gain, depth = 1.0, 1.0
+    if use is not None and found.role in _ROLES_WITH_GAIN:
+        gain = gain_before(flow, use.node.inputs[0 if use.index else 1])
+        depth = scales.get(use.node, 1.0)
+    holder, source = _holder(flow, root)
+    return Parameter(
+        name=original.name or "",
+        value=original,
+        holder=holder,
+        shape=shape,
+        dtype=_dtype(root),
+        role=found.role,
+        learnable=found.learnable,
+        reason=found.reason,
+        logical_shape=view.shape,
+        layout=view.layout,
+        fan_in=view.fan_in,
+        groups=view.groups,
+        blocks=view.blocks,
+        gain=gain,
+        neutral=found.neutral,
+        depth_scale=depth,
+        tie=original.name or "",
+        source=source,
+        has_value=has_value(root),
+        sites=tuple(Site(u.node, u.index) for u in _first(use, uses)),
+    )
+
+
+def _first(use: Use | None, uses: list[Use]) -> list[Use]:
+    return uses if use is None else [use, *(other for other in uses if other is not use)]
+
+
+def _view(flow: DataFlow, found: Finding, use: Use | None, shape: Shape) -> Logical:
+    if use is None or (not found.learnable and found.role is Role.CONSTANT):
+        return Logical(shape, Layout())
+    return logical(flow, use.origin, shape, found.form, use.node, use.index)
+
+
+def _dtype(root: ir.Value) -> ir.DataType:
+    if root.dtype is not None:
+        return root.dtype
+    tensor = root_tensor(root)
+    if tensor is not None:
+        return tensor.dtype
+    node = root.producer()
+    if node is not None and node.op_type == "ConstantOfShape" and "value" in node.attributes:
+        return node.attributes["value"].as_tensor().dtype
+    if node is not None and node.op_type == "Identity" and node.inputs[0] is not None:
+        return _dtype(node.inputs[0])
+    return ir.DataType.FLOAT
+
+
+def _decide(flow: DataFlow, root: ir.Value, uses: list[Use]) -> tuple[Finding, Use | None]:
+    if flow.shape(root) is None:
+        return keep("its shape is not known"), uses[0] if uses else None
+    if not uses:
+        return keep("not used by any layer"), None
+    judged = [(_judge_use(flow, use), use) for use in uses]
+    decisive = [pair for pair in judged if pair[0].decisive]
+    learnable = [pair for pair in decisive if pair[0].learnable]
+    if decisive:
+        found, use = (learnable or decisive)[0]
+    else:
+        found, use = next((pair for pair in judged if not pair[0].learnable), judged[0])
+    if _dtype(root) not in FLOATS:
+        return keep("quantised", Role.QUANTIZED), use
+    mark = mark_of(root)
+    if mark is Mark.BUFFER and found.learnable:
+        return keep("the exporter marks it as a buffer"), use
+    if mark is Mark.PARAMETER and not found.learnable and found.role is Role.CONSTANT:
+        return _marked(use, math.prod(flow.shape(root) or ())), use
+    return found, use
+
+
+def _marked(use: Use | None, count: int) -> Finding:
+    """A tensor that no rule knows, but that the exporter marks as a parameter."""
+    op = use.node.op_type if use is not None else ""
+    role, neutral = Role.OTHER, 0.0
+    if op in ("Add", "Sub"):
+        role = Role.BIAS
+    elif op in ("Mul", "Div"):
+        role, neutral = (Role.LOGIT_SCALE if count == 1 else Role.LAYER_SCALE), 1.0
+    return Finding(role, True, "the exporter marks it as a parameter", neutral=neutral)
+
+
+def _judge_use(flow: DataFlow, use: Use) -> Finding:
+    node = use.node
+    slot = slots.find(node, use.index)
+    if slot is not None:
+        return _in_slot(flow, use, slot)
+    op = node.op_type
+    if node.domain not in ("", "ai.onnx", slots.MICROSOFT):
+        return keep(f"operator of an unknown domain: {node.domain}.{op}")
+    passed = {step.op_type for step in use.origin.path}
+    if passed & {"Sin", "Cos"}:
+        return keep("goes through Sin or Cos")
+    if op in _LEFT:
+        return _left_operand(flow, use)
+    rule = _RULES.get(op)
+    if rule is None:
+        return keep(f"input {use.index} of {op}")
+    if passed & _SQUASHES and op in ("Add", "Sub", "Mul", "Div", "Max", "Min"):
+        return _reparametrised(use, passed)
+    return rule(flow, use)
+
+
+def _reparametrised(use: Use, passed: set[str]) -> Finding:
+    """exp(p), sigmoid(p) ...: only learned numbers are squashed before they meet data."""
+    scales = use.node.op_type in ("Mul", "Div") and elementwise.is_vector(use.shape)
+    if "Exp" in passed and scales:
+        return Finding(Role.LOGIT_SCALE, True, "its exponential scales data")
+    return Finding(Role.OTHER, True, "a squashed number that meets data")
+
+
+def _in_slot(flow: DataFlow, use: Use, slot: slots.Slot) -> Finding:
+    node = use.node
+    reason = f"input {use.index} of {node.op_type}"
+    if slot.role in (Role.NORM_SCALE, Role.NORM_SHIFT, Role.RUNNING_MEAN, Role.RUNNING_VARIANCE):
+        return norms.slot_finding(flow, use, slot)
+    if slot.form in slots.MATRICES:
+        if not use.main:
+            return Finding(
+                Role.NORM_SCALE, True, f"scales the weight of {node.op_type}", neutral=1.0
+            )
+        data = flow.shape(node.inputs[0])
+        if not flow.is_signal(node.inputs[0]) and (
+            len(use.shape or ()) < 2 or (data is not None and len(data) < 2)
+        ):
+            return keep(f"{node.op_type} of two stored vectors: a power iteration")
+        if slot.op in ("MatMul", "FusedMatMul") and positions.feeds_waves(flow, node.outputs[0]):
+            return keep("frequencies: the product enters Sin or Cos")
+        if slot.form is Form.KERNEL and norms.is_fixed_kernel(use):
+            return keep("one kernel for all channels: a blur or an edge filter")
+    if slot.role is Role.BIAS and _is_filler(flow, use):
+        return keep("one number in the place of a bias")
+    return Finding(slot.role, slot.learnable, reason, slot.form, slot.neutral, decisive=True)
+
+
+def _is_filler(flow: DataFlow, use: Use) -> bool:
+    """Whether one number stands where a layer with several outputs takes its bias."""
+    if math.prod(use.shape or ()) != 1:
+        return False
+    weight = flow.shape(use.node.inputs[1]) if len(use.node.inputs) > 1 else None
+    if weight is None or not use.shape:
+        return True
+    turned = use.node.op_type == "Gemm" and not use.node.attributes.get_int("transB", 0)
+    return weight[-1 if turned else 0] != 1 and use.node.op_type != "ConvTranspose"
+
+
+def _left_operand(flow: DataFlow, use: Use) -> Finding:
+    """A tensor as the left factor of a product with data, or an operand of Einsum."""
+    node, shape = use.node, use.shape
+    others = [v for k, v in enumerate(node.inputs) if k != use.index]
+    if not any(map(flow.is_signal, others)):
+        return keep(f"the data of a {node.op_type}: a table, or a power iteration")
+    if node.op_type == "Einsum":
+        if len(node.inputs) != 2:
+            return keep("Einsum of more than two tensors")
+        if any(step.op_type.startswith("Gather") for step in use.origin.path):
+            return Finding(
+                Role.RELATIVE_POSITION, True, "a table of distances that meets queries", Form.TABLE
+            )
+        return Finding(Role.LINEAR, True, "operand of Einsum", Form.EINSUM, decisive=True)
+    if shape is None or len(shape) < 2 or any(flow.is_param(v) for v in others):
+        return keep(f"left operand of {node.op_type}")
+    if shape[-1] == shape[-2]:
+        return keep("square left operand: an adjacency or a mixing matrix")
+    return Finding(Role.LINEAR, True, f"left operand of {node.op_type}", Form.MATRIX_LEFT)
+
+
+def _holder(flow: DataFlow, root: ir.Value) -> tuple[Holder, str | None]:
+    node = root.producer()
+    if node is None:
+        return (Holder.INITIALIZER if root.is_initializer() else Holder.INPUT), None
+    if node.op_type == "Constant":
+        return Holder.CONSTANT, None
+    if node.op_type == "Identity":
+        source = node.inputs[0]
+        assert source is not None
+        return Holder.IDENTITY, flow.original(source).name
+    return Holder.CONSTANT_OF_SHAPE, None

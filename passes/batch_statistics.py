@@ -1,0 +1,162 @@
+"""Makes each BatchNormalization use and show the statistics of the batch, as in training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common
+
+AXES_ARE_AN_INPUT = 18
+"""Opset from which ReduceMean takes its axes as an input."""
+
+BATCH_AND_PLACES = (0, 2)
+"""The axes of [batch, channels, places] that a statistic goes over."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Where the rewritten model shows the statistics of one BatchNormalization.
+
+    Attributes:
+        node: Name of the node, or of its output where it has none.
+        running_mean: Name of the tensor that is its running mean.
+        running_variance: Name of the tensor that is its running variance.
+        mean: Output with the mean of the batch, [channels].
+        variance: Output with the unbiased variance of the batch, [channels]; 0 where `count` is 1.
+        count: Output with the number of elements a channel, float, no axes.
+    """
+
+    node: str
+    running_mean: str
+    running_variance: str
+    mean: str
+    variance: str
+    count: str
+
+
+class BatchStatistics(ir.passes.FunctionalPass):
+    """Normalise by the statistics of the batch, and give them as additional outputs.
+
+    Works on a copy that shares the tensors; functions are inlined in it. Left as they are: what
+    normalises a weight (weight standardisation) and not data, and the nodes of old opsets with
+    statistics of single activations (`spatial=0`). A node in the body of an If, Loop or Scan is
+    rewritten, but what it computes can't be an output of the model.
+
+    Statistics are computed in float32 (float64 in a double model), in two passes over the data.
+
+    Attributes:
+        expose: Whether statistics become outputs.
+        statistics: After a run, what is exposed, in node order.
+        hidden: After a run, by node name, why the statistics of the others are not exposed.
+    """
+
+    def __init__(self, *, expose: bool = True) -> None:
+        self.expose = expose
+        self.statistics: tuple[Statistics, ...] = ()
+        self.hidden: dict[str, str] = {}
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Rewrite a copy of the model."""
+        copy = model.clone()
+        if copy.functions:
+            onnx_ir.passes.common.InlinePass()(copy)
+        graph = copy.graph
+        taken = {value.name for node in graph.all_nodes() for value in node.outputs}
+        without_data = _values_without_data(graph)
+        statistics: list[Statistics] = []
+        self.hidden = {}
+        modified = False
+        for node in list(graph.all_nodes()):
+            if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx"):
+                continue
+            label = node.name or node.outputs[0].name or ""
+            if node.inputs[0] in without_data:
+                self.hidden[label] = "it normalises a weight"
+                continue
+            if node.attributes.get_int("spatial", 1) == 0:
+                self.hidden[label] = "its statistics are of single activations (spatial=0)"
+                continue
+            running = node.inputs[3:5]
+            outputs = _observe(node, graph.opset_imports.get("", 1), taken)
+            modified = True
+            if node.graph is not graph:
+                self.hidden[label] = "it is in the body of another node"
+            elif self.expose:
+                graph.outputs.extend(outputs)
+                names = (value.name or "" for value in (*running, *outputs) if value is not None)
+                statistics.append(Statistics(label, *names))
+        self.statistics = tuple(statistics)
+        return ir.passes.PassResult(copy, modified)
+
+
+def _observe(
+    node: ir.Node, opset: int, taken: set[str | None]
+) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Compute the statistics before a node and, unless it is in training mode, let it use them.
+
+    Returns:
+        Mean, unbiased variance, and number of elements a channel.
+    """
+    stored = node.inputs[3]
+    assert stored is not None
+    dtype = ir.DataType.DOUBLE if stored.dtype is ir.DataType.DOUBLE else ir.DataType.FLOAT
+    tape = ir.tape.Tape()
+
+    def constant(value: list[int] | float) -> ir.Value:
+        array = np.array(value, np.int64 if isinstance(value, list) else dtype.numpy())
+        return tape.op("Constant", [], {"value": ir.tensor(array)})
+
+    def cast(value: ir.Value, to: ir.DataType) -> ir.Value:
+        return tape.op("Cast", [value], {"to": int(to)})
+
+    def mean_of(value: ir.Value) -> ir.Value:
+        if opset >= AXES_ARE_AN_INPUT:
+            return tape.op("ReduceMean", [value, constant(list(BATCH_AND_PLACES))])
+        return tape.op("ReduceMean", [value], {"axes": list(BATCH_AND_PLACES)})
+
+    # Any rank from 2 on: [batch, channels, ...] -> [batch, channels, places].
+    data = tape.op("Reshape", [cast(node.inputs[0], dtype), constant([0, 0, -1])])  # type: ignore[arg-type]
+    centre = mean_of(data)
+    deviation = tape.op("Sub", [data, centre])
+    flat = constant([-1])
+    mean = tape.op("Reshape", [centre, flat])
+    biased = tape.op("Reshape", [mean_of(tape.op("Mul", [deviation, deviation])), flat])
+    count = tape.op(
+        "Div", [cast(tape.op("Size", [data]), dtype), cast(tape.op("Size", [mean]), dtype)]
+    )
+    one = constant(1.0)
+    others = tape.op("Max", [tape.op("Sub", [count, one]), one])
+    variance = tape.op("Mul", [biased, tape.op("Div", [count, others])])
+    if not node.attributes.get_int("training_mode", 0):
+        stored_type = stored.dtype or dtype
+        node.replace_input_with(3, cast(mean, stored_type))
+        node.replace_input_with(4, cast(biased, stored_type))
+
+    for number, step in enumerate(tape.nodes):
+        name = f"{node.outputs[0].name}/statistics_{number}"
+        while name in taken:  # only if this pass has been here before
+            name += "_"
+        taken.add(name)
+        step.name = step.outputs[0].name = name
+    assert node.graph is not None
+    node.graph.insert_before(node, tape.nodes)
+    for value, shape in ((mean, stored.shape), (variance, stored.shape), (count, ir.Shape(()))):
+        value.type, value.shape = ir.TensorType(dtype), shape
+    return mean, variance, count
+
+
+def _values_without_data(graph: ir.Graph) -> set[ir.Value]:
+    """The values that depend on initializers and constants alone."""
+    found = {
+        value for inner in (graph, *graph.subgraphs()) for value in inner.initializers.values()
+    }
+    for node in graph.all_nodes():
+        has_body = any(
+            attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+            for attribute in node.attributes.values()
+        )
+        if not has_body and all(value is None or value in found for value in node.inputs):
+            found.update(node.outputs)
+    return found

@@ -1,0 +1,240 @@
+"""Estimates the running statistics of BatchNormalization, from data or from noise."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnx_ghn.errors import ModelError
+from onnx_ghn.passes.batch_statistics import BatchStatistics, Statistics
+from onnx_ghn.run.noise import run_on_noise
+from onnx_ghn.run.session import Session, open_session
+
+NOISE_SAMPLES = 16
+"""Most samples of noise, and the size of a dynamic batch of it."""
+
+NOISE_ELEMENTS = 256
+"""Elements a channel after which more noise would tell little: a variance is known to 9 %."""
+
+Batch = Mapping[str, npt.NDArray[Any]]
+
+
+class Calibrate(ir.passes.InPlacePass):
+    """Set running means and variances to the average over batches of each batch's statistics.
+
+    The model runs in training mode (`BatchStatistics`) in ONNX Runtime: each layer is normalised
+    by its own batch, so that one pass over the data is enough. Equal to what torch makes of the
+    same batches in train mode with `momentum=None`.
+
+    Every tensor of the model needs a value. A running statistic that is the output of an
+    Identity, by which an exporter merged equal tensors, becomes an initializer of that name.
+
+    Attributes:
+        notes: After a run, by the name of the tensor, what its new value is from, or why it has
+            none.
+    """
+
+    def __init__(
+        self,
+        batches: Iterable[Batch] | None = None,
+        *,
+        seed: int = 0,
+        only: Collection[str] | None = None,
+        device: str = "cpu",
+        threads: int = 1,
+    ) -> None:
+        """Make the pass.
+
+        Args:
+            batches: The model's inputs by name, batch by batch; seeded unit noise where None.
+            seed: Seed of the noise.
+            only: Names of the running means and variances to set; all where None.
+            device: "cpu" or "cuda".
+            threads: Threads of ONNX Runtime; with one, the number of cores changes no bit.
+        """
+        self.batches = batches
+        self.seed = seed
+        self.only = None if only is None else frozenset(only)
+        self.device = device
+        self.threads = threads
+        self.notes: dict[str, str] = {}
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Run all batches and set the statistics.
+
+        Raises:
+            ModelError: ONNX Runtime can't load the model or run a batch, or there is no batch.
+            MissingDependencyError: ONNX Runtime is not installed.
+        """
+        self.notes = {}
+        observe = BatchStatistics()
+        observed = observe(model).model
+        layers = [layer for layer in observe.statistics if self._wants(layer)]
+        if not layers:
+            return ir.passes.PassResult(model, modified=False)
+        moments: dict[tuple[str, str], _Moments] = {}
+        session = open_session(observed, device=self.device, threads=self.threads)
+        for results in self._run(session, model, layers):
+            for layer in layers:
+                # Layers that share their statistics average over all of their runs, as a torch
+                # module that is called several times does.
+                key = (layer.running_mean, layer.running_variance)
+                moments.setdefault(key, _Moments()).add(results, layer)
+            if self.batches is None and all(
+                layer.elements >= NOISE_ELEMENTS for layer in moments.values()
+            ):
+                break
+        return ir.passes.PassResult(model, modified=self._set(model, moments))
+
+    def _wants(self, layer: Statistics) -> bool:
+        return self.only is None or not self.only.isdisjoint(
+            (layer.running_mean, layer.running_variance)
+        )
+
+    def _run(
+        self, session: Session, model: ir.Model, layers: list[Statistics]
+    ) -> Iterator[dict[str, Any]]:
+        """The outputs for each batch."""
+        if self.batches is None:
+            for _, results in run_on_noise(
+                session, model, seed=self.seed, batch=NOISE_SAMPLES, samples=NOISE_SAMPLES
+            ):
+                yield results
+            return
+        names = [name for layer in layers for name in (layer.mean, layer.variance, layer.count)]
+        empty = True
+        for batch in self.batches:
+            yield session.run(batch, names)
+            empty = False
+        if empty:
+            raise ModelError("there is no data to calibrate from: the first batch is missing")
+
+    def _set(self, model: ir.Model, moments: dict[tuple[str, str], _Moments]) -> bool:
+        """Put the averages into the model; true where a tensor changed."""
+        for name in (name for names in moments for name in names):
+            _separate(_find(model, name))
+        source = "noise" if self.batches is None else "data"
+        modified = False
+        for names, layer in moments.items():
+            note = f"average over {layer.runs} batch(es) of {source}"
+            averages = (layer.mean(), layer.variance(keep_zeros=self.batches is not None))
+            for index, (name, average) in enumerate(zip(names, averages, strict=True)):
+                if self.only is not None and name not in self.only:
+                    continue
+                value = _find(model, name)
+                refusal = _reason_to_leave(value, 3 + index, average)
+                if refusal is not None:
+                    self.notes[name] = f"left as it was: {refusal}"
+                    continue
+                assert value is not None
+                self.notes[name] = f"{note}{layer.remark()}"
+                modified = _hold(value, average) or modified
+        return modified
+
+
+class _Moments:
+    """Sums over batches of a layer's mean and variance, in float64."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self.elements = 0.0
+        self._means: Any = 0.0
+        self._squares: Any = 0.0
+        self._variances: Any = 0.0
+        self._single = True
+
+    def add(self, results: Mapping[str, Any], layer: Statistics) -> None:
+        mean = np.asarray(results[layer.mean], np.float64)
+        self.runs += 1
+        self._means = self._means + mean
+        self._squares = self._squares + mean**2
+        self._variances = self._variances + np.asarray(results[layer.variance], np.float64)
+        count = float(results[layer.count])
+        self.elements += count
+        self._single = self._single and count == 1.0
+
+    def mean(self) -> npt.NDArray[np.float64]:
+        return self._means / self.runs
+
+    def variance(self, *, keep_zeros: bool) -> npt.NDArray[np.float64]:
+        """Average unbiased variance of the batches.
+
+        Where every batch held one element a channel there is none. Then it is the variance of the
+        means, and 1 for a channel in which that is 0.
+        """
+        variance = self._variances / self.runs
+        if self._single and self.runs > 1:
+            variance = (self._squares - self.runs * self.mean() ** 2) / (self.runs - 1)
+        if self._single or not keep_zeros:
+            variance = np.where(variance > 0, variance, 1.0)
+        return variance
+
+    def remark(self) -> str:
+        """What the report should add."""
+        return ", each of one element a channel: the variance is that of the means" * self._single
+
+
+def _reason_to_leave(
+    value: ir.Value | None, slot: int, average: npt.NDArray[np.float64]
+) -> str | None:
+    """Why a running statistic can't be set, or None."""
+    if not np.isfinite(average).all():
+        return "what was measured is not finite"
+    if value is None:
+        return "it is computed in a function"
+    if not value.is_initializer():
+        return "it is no initializer"
+    if any(node.op_type != "BatchNormalization" or index != slot for node, index in value.uses()):
+        return "it is used elsewhere too"
+    return None
+
+
+def _find(model: ir.Model, name: str) -> ir.Value | None:
+    """The value of that name that feeds a node of the main graph."""
+    feeding = (value for node in model.graph for value in node.inputs if value is not None)
+    return next((value for value in feeding if value.name == name), None)
+
+
+def _separate(value: ir.Value | None) -> None:
+    """Undo an exporter's merging of equal tensors: each gets its own initializer.
+
+    The Identity nodes behind the initializer, or the one that gives the value, become
+    initializers of the same names and values.
+    """
+    if value is None:
+        return
+    producer = value.producer()
+    if producer is not None and producer.op_type != "Identity":
+        return
+    source = value if producer is None else producer.inputs[0]
+    if source is None or source.const_value is None or not source.is_initializer():
+        return
+    for node, _ in source.uses():
+        if node.op_type == "Identity" and isinstance(node.graph, ir.Graph):
+            output = node.outputs[0]
+            held = ir.Value(
+                name=output.name,
+                shape=source.shape,
+                type=source.type,
+                const_value=source.const_value,
+                metadata_props=dict(output.metadata_props),
+            )
+            graph = node.graph
+            output.replace_all_uses_with(held, replace_graph_outputs=True)
+            graph.remove(node, safe=True)
+            graph.register_initializer(held)
+
+
+def _hold(value: ir.Value, average: npt.NDArray[np.float64]) -> bool:
+    """Make the average the value of an initializer; true where that changes it."""
+    dtype = value.dtype or ir.DataType.FLOAT
+    array = np.clip(average, dtype.min, dtype.max).astype(dtype.numpy())
+    before = value.const_value
+    if before is not None and np.array_equal(before.numpy(), array):
+        return False
+    value.const_value = ir.Tensor(array, dtype=dtype, name=value.name)
+    return True
