@@ -19,6 +19,7 @@ import numpy.typing as npt
 from onnx_ghn.errors import ModelError, OptionError
 from onnx_ghn.orthogonal import orthogonal_rows
 from onnx_ghn.random_stream import RandomStream
+from onnx_ghn.read.context import NORMS
 from onnx_ghn.read.parameter import Parameter, Role
 
 LARGE = 1 << 24
@@ -52,6 +53,11 @@ _MATRIX_ROLES = frozenset(
     {Role.CONV, Role.CONV_TRANSPOSE, Role.LINEAR, Role.RECURRENT_INPUT, Role.RECURRENT_HIDDEN}
 )
 _TABLE_ROLES = frozenset({Role.EMBEDDING, Role.POSITION, Role.TOKEN, Role.RELATIVE_POSITION})
+_PRODUCTS = frozenset(
+    {"MatMul", "Gemm", "Conv", "Einsum", "LSTM", "GRU", "RNN", "FusedMatMul", "Attention"}
+)
+_DEVIATIONS = frozenset({"Sqrt", "ReduceL2"})
+"""What a norm divides by, where it is written out."""
 _TRANSPARENT = frozenset({"Identity", "Cast", "Reshape", "Unsqueeze", "Clip", "Min", "Max"})
 _NEUTRAL_ROLES = frozenset({Role.BIAS, Role.NORM_SCALE, Role.NORM_SHIFT, Role.RECURRENT_BIAS})
 
@@ -96,7 +102,8 @@ def method_for(parameter: Parameter, method: str = "classical") -> tuple[str, st
             return "kaiming", f"{role} of more than {LARGE:,} elements; {scale}"
         return "orthogonal", f"{role}; {scale}"
     if role in _TABLE_ROLES or role is Role.OTHER:
-        return "normal", f"{role}; standard deviation {TABLE_STD:g}"
+        why = "" if _table_std(parameter) == TABLE_STD else ", as no norm follows"
+        return "normal", f"{role}; standard deviation {_table_std(parameter):g}{why}"
     if role is Role.RECURRENT_BIAS and _forget_gates(parameter) is not None:
         return "forget-bias", f"{role}; {FORGET_BIAS:g} for the forget gate, 0 for the others"
     return "constant", f"{role}; {_constant(parameter):.5g}"
@@ -105,8 +112,8 @@ def method_for(parameter: Parameter, method: str = "classical") -> tuple[str, st
 def draw(parameter: Parameter, method: str = "classical", seed: int = 0) -> npt.NDArray[np.float32]:
     """The values of a tensor in its logical shape.
 
-    Needs memory for the result and a constant amount besides. The same arguments give the same
-    bits, whatever else is drawn and however many cores there are.
+    Needs memory for the result and at most `LARGE` elements besides. The same arguments give the
+    same bits, whatever else is drawn and however many cores there are.
 
     Args:
         parameter: What the reader says of the tensor. Tied tensors share their random numbers.
@@ -131,7 +138,10 @@ def draw(parameter: Parameter, method: str = "classical", seed: int = 0) -> npt.
         return _orthogonal(parameter, stream)
     if name == "normal":
         values = stream.normal(shape, limit=TRUNCATION)
-        values *= TABLE_STD * (parameter.depth_scale if parameter.role in _MATRIX_ROLES else 1.0)
+        if parameter.role in _MATRIX_ROLES:
+            values *= TABLE_STD * parameter.depth_scale
+        else:
+            values *= _table_std(parameter)
         if parameter.role is Role.OTHER:
             values += parameter.neutral
         return values
@@ -201,6 +211,30 @@ def _constant(parameter: Parameter) -> float:
         f"tensor {parameter.name!r} is a {role}, which no initialiser can make up: "
         "give the model with this tensor's values"
     )
+
+
+def _table_std(parameter: Parameter) -> float:
+    """0.02 for what a norm will scale or a head shares; 1 for embeddings that weights take as is.
+
+    The weights behind a table count on an input of variance 1, as they do everywhere else.
+    """
+    if parameter.role is not Role.EMBEDDING or not parameter.sites:
+        return TABLE_STD
+    pending = [site.node for site in parameter.sites]
+    seen = set(pending)
+    while pending:
+        node = pending.pop()
+        if node.op_type in _PRODUCTS:
+            if any(node is site.node for site in parameter.sites):
+                return TABLE_STD
+            continue
+        if node.op_type in NORMS or node.op_type in _DEVIATIONS:
+            return TABLE_STD
+        for successor in node.successors():
+            if successor not in seen:
+                seen.add(successor)
+                pending.append(successor)
+    return 1.0
 
 
 def _reaches_exp(parameter: Parameter) -> bool:

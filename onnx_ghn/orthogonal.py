@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from onnx_ghn.random_stream import RandomStream
 
-SMALL = 32
-"""Most rows for Gram-Schmidt. Structured matrices need some size to be well mixed."""
+SMALL_ROWS, SMALL_COLUMNS = 32, 2048
+"""Largest matrix for Gram-Schmidt. Structured matrices need some size to be well mixed."""
 
 CHUNK = 1 << 16
 """Elements that are transformed together, so that they stay in the cache."""
@@ -31,7 +31,7 @@ def orthogonal_rows(
     Returns:
         float32 [count, rows, columns].
     """
-    if rows <= SMALL:
+    if rows == 1 or (rows <= SMALL_ROWS and columns <= SMALL_COLUMNS):
         return _gram_schmidt(stream.normal((count, rows, columns)))
     matrices = np.empty((count, rows, columns), np.float32)
     for matrix in matrices:

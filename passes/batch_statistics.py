@@ -8,6 +8,8 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common
 
+from onnx_ghn.model_copy import copy_model
+
 AXES_ARE_AN_INPUT = 18
 """Opset from which ReduceMean takes its axes as an input."""
 
@@ -59,7 +61,7 @@ class BatchStatistics(ir.passes.FunctionalPass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Rewrite a copy of the model."""
-        copy = model.clone()
+        copy = copy_model(model)
         if copy.functions:
             onnx_ir.passes.common.InlinePass()(copy)
         graph = copy.graph

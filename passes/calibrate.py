@@ -11,6 +11,11 @@ import onnx_ir as ir
 
 from onnx_ghn.errors import ModelError
 from onnx_ghn.passes.batch_statistics import BatchStatistics, Statistics
+from onnx_ghn.passes.unfold_batch_normalization import (
+    EPSILON,
+    UnfoldBatchNormalization,
+    Unfolded,
+)
 from onnx_ghn.run.noise import run_on_noise
 from onnx_ghn.run.session import Session, open_session
 
@@ -44,6 +49,7 @@ class Calibrate(ir.passes.InPlacePass):
         *,
         seed: int = 0,
         only: Collection[str] | None = None,
+        folded: bool = False,
         device: str = "cpu",
         threads: int = 1,
     ) -> None:
@@ -53,12 +59,15 @@ class Calibrate(ir.passes.InPlacePass):
             batches: The model's inputs by name, batch by batch; seeded unit noise where None.
             seed: Seed of the noise.
             only: Names of the running means and variances to set; all where None.
+            folded: Also scale each Conv that may hold a folded BatchNormalization: its output
+                gets mean 0 and variance 1 a channel, as the folded layer gave it.
             device: "cpu" or "cuda".
             threads: Threads of ONNX Runtime; with one, the number of cores changes no bit.
         """
         self.batches = batches
         self.seed = seed
         self.only = None if only is None else frozenset(only)
+        self.folded = folded
         self.device = device
         self.threads = threads
         self.notes: dict[str, str] = {}
@@ -71,9 +80,15 @@ class Calibrate(ir.passes.InPlacePass):
             MissingDependencyError: ONNX Runtime is not installed.
         """
         self.notes = {}
+        unfold = UnfoldBatchNormalization()
         observe = BatchStatistics()
-        observed = observe(model).model
-        layers = [layer for layer in observe.statistics if self._wants(layer)]
+        observed = observe(unfold(model).model if self.folded else model).model
+        convolutions = {layer.running_mean: layer for layer in unfold.layers}
+        layers = [
+            layer
+            for layer in observe.statistics
+            if layer.running_mean in convolutions or self._wants(layer)
+        ]
         if not layers:
             return ir.passes.PassResult(model, modified=False)
         moments: dict[tuple[str, str], _Moments] = {}
@@ -88,7 +103,14 @@ class Calibrate(ir.passes.InPlacePass):
                 layer.elements >= NOISE_ELEMENTS for layer in moments.values()
             ):
                 break
-        return ir.passes.PassResult(model, modified=self._set(model, moments))
+        modified = False
+        for key in list(moments):
+            if key[0] in convolutions:
+                folded = self._fold(model, convolutions[key[0]], moments.pop(key))
+                modified = folded or modified
+        for name, reason in unfold.left.items():
+            self.notes[name] = f"left as it was: {reason}"
+        return ir.passes.PassResult(model, modified=self._set(model, moments) or modified)
 
     def _wants(self, layer: Statistics) -> bool:
         return self.only is None or not self.only.isdisjoint(
@@ -113,10 +135,31 @@ class Calibrate(ir.passes.InPlacePass):
         if empty:
             raise ModelError("there is no data to calibrate from: the first batch is missing")
 
+    def _fold(self, model: ir.Model, layer: Unfolded, moments: _Moments) -> bool:
+        """Divide a Conv by its output's standard deviation, and take off the mean."""
+        mean, variance = moments.mean(), moments.variance(keep_zeros=False)
+        if not (np.isfinite(mean).all() and np.isfinite(variance).all()):
+            self.notes[layer.weight] = "left as it was: what was measured is not finite"
+            return False
+        weight = model.graph.initializers[layer.weight]
+        bias = model.graph.initializers[layer.bias]
+        assert weight.const_value is not None and bias.const_value is not None
+        scale = 1 / np.sqrt(variance + EPSILON)
+        kernel = weight.const_value.numpy().astype(np.float64)
+        _hold(weight, kernel * scale.reshape(-1, *[1] * (kernel.ndim - 1)))
+        _hold(bias, (bias.const_value.numpy().astype(np.float64) - mean) * scale)
+        source = "noise" if self.batches is None else "data"
+        self.notes[layer.weight] = self.notes[layer.bias] = (
+            f"scaled to mean 0, variance 1 over {moments.runs} batch(es) of {source}"
+        )
+        return True
+
     def _set(self, model: ir.Model, moments: dict[tuple[str, str], _Moments]) -> bool:
         """Put the averages into the model; true where a tensor changed."""
         for name in (name for names in moments for name in names):
-            _separate(_find(model, name))
+            if _separate(_find(model, name)):
+                # Before version 4 an initializer has to be an input.
+                model.ir_version = max(model.ir_version, 4)
         source = "noise" if self.batches is None else "data"
         modified = False
         for names, layer in moments.items():
@@ -199,34 +242,37 @@ def _find(model: ir.Model, name: str) -> ir.Value | None:
     return next((value for value in feeding if value.name == name), None)
 
 
-def _separate(value: ir.Value | None) -> None:
+def _separate(value: ir.Value | None) -> bool:
     """Undo an exporter's merging of equal tensors: each gets its own initializer.
 
     The Identity nodes behind the initializer, or the one that gives the value, become
     initializers of the same names and values.
     """
     if value is None:
-        return
+        return False
     producer = value.producer()
     if producer is not None and producer.op_type != "Identity":
-        return
+        return False
     source = value if producer is None else producer.inputs[0]
     if source is None or source.const_value is None or not source.is_initializer():
-        return
+        return False
+    separated = False
     for node, _ in source.uses():
-        if node.op_type == "Identity" and isinstance(node.graph, ir.Graph):
-            output = node.outputs[0]
-            held = ir.Value(
-                name=output.name,
-                shape=source.shape,
-                type=source.type,
-                const_value=source.const_value,
-                metadata_props=dict(output.metadata_props),
-            )
-            graph = node.graph
-            output.replace_all_uses_with(held, replace_graph_outputs=True)
-            graph.remove(node, safe=True)
-            graph.register_initializer(held)
+        if node.op_type != "Identity" or not isinstance(node.graph, ir.Graph):
+            continue
+        output, graph = node.outputs[0], node.graph
+        held = ir.Value(
+            name=output.name,
+            shape=source.shape,
+            type=source.type,
+            const_value=source.const_value,
+            metadata_props=dict(output.metadata_props),
+        )
+        output.replace_all_uses_with(held, replace_graph_outputs=True)
+        graph.remove(node, safe=True)
+        graph.register_initializer(held)
+        separated = True
+    return separated
 
 
 def _hold(value: ir.Value, average: npt.NDArray[np.float64]) -> bool:

@@ -191,6 +191,40 @@ def test_tables_are_truncated_normal(role: Role):
 
 
 @pytest.mark.parametrize(
+    ("after", "std"),
+    [
+        ("n = LayerNormalization(e, s)  y = MatMul(n, w)", 0.02),
+        ("q = Mul(e, e) m = ReduceMean(q) r = Sqrt(m) n = Div(e, r)  y = MatMul(n, w)", 0.02),
+        ("a = Add(e, s)  y = MatMul(a, w)", 1.0),
+        ("m = ReduceMean<axes=[1]>(e)  y = MatMul(m, w)", 1.0),  # a bag of words
+        ("h = MatMul(e, w)  y = LayerNormalization(h, s)", 1.0),
+        ("n = LayerNormalization(e, s)  t = Transpose(table)  y = MatMul(n, t)", 0.02),
+    ],
+)
+def test_embeddings_have_unit_variance_where_no_norm_follows(after: str, std: float):
+    model = ir.from_onnx_text(
+        f"""<ir_version: 8, opset_import: ["" : 17]>
+        g (int64[N,T] x, float[90,50] table, float[50] s, float[50,50] w) => (float y)
+        {{ e = Gather(table, x)  {after} }}"""
+    )
+    sites = [Site(node, 0) for node in model.graph if node.op_type == "Gather"]
+    parameter = make(Role.EMBEDDING, (90, 50), sites=tuple(sites))
+    assert draw(parameter).std() == pytest.approx(std, rel=0.05)
+    assert ("no norm follows" in method_for(parameter)[1]) == (std == 1.0)
+
+
+def test_embedding_that_is_the_head_too_is_small():
+    model = ir.from_onnx_text(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (int64[N,T] x, float[9,9] table) => (float y)
+        { e = Gather(table, x)  y = MatMul(e, table) }"""
+    )
+    gather, product = model.graph
+    parameter = make(Role.EMBEDDING, (9, 9), sites=(Site(gather, 0), Site(product, 1)))
+    assert draw(parameter).std() < 0.03
+
+
+@pytest.mark.parametrize(
     ("role", "neutral", "expected"),
     [
         (Role.NORM_SCALE, 1.0, 1.0),

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnx_ghn.orthogonal import SMALL, orthogonal_rows
+from onnx_ghn.orthogonal import SMALL_COLUMNS, SMALL_ROWS, orthogonal_rows
 from onnx_ghn.random_stream import RandomStream
 
 
@@ -33,7 +33,8 @@ def test_rows_are_orthonormal(count: int, rows: int, extra: int, seed: int):
 
 
 @pytest.mark.parametrize(
-    ("rows", "columns"), [(SMALL, 64), (33, 33), (64, 147), (256, 1024), (300, 509)]
+    ("rows", "columns"),
+    [(SMALL_ROWS, 64), (8, SMALL_COLUMNS + 1), (33, 33), (64, 147), (256, 1024), (300, 509)],
 )
 def test_entries_are_distributed_as_those_of_haar_matrices(rows: int, columns: int):
     ours = orthogonal_rows(RandomStream(3, "w"), 1, rows, columns)[0].astype(np.float64)

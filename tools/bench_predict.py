@@ -27,6 +27,7 @@ from onnx_ghn.hypernet import predict as stages
 from onnx_ghn.hypernet.archive import Archive, load_archive, write_archive
 from onnx_ghn.hypernet.config import CORNER, GATED, GRAPHORMER, ArchiveConfig, NetworkConfig
 from onnx_ghn.hypernet.features import features
+from onnx_ghn.hypernet.tiles import decode_tiles
 
 
 def _ghn3(hidden: int, layers: int, heads: int) -> NetworkConfig:
@@ -91,7 +92,7 @@ def _row(size: str, model: Path, archive: Archive, repeat: int) -> None:
         read = time.process_time() - start
         runs.append([read, *_predict(reading, archive)])
     network = archive.info.config.network
-    found = stages._sources(reading, network)
+    found = stages.sources_of(reading, network)
     values = sum(
         int(np.prod(parameter.logical_shape))
         for parameter, source in zip(reading.parameters, found, strict=True)
@@ -112,9 +113,9 @@ def _predict(reading: Any, archive: Archive) -> tuple[float, float, float]:
     rows = features(reading.graph, network, archive.info.config.columns)
     states = archive.engine.encode(rows, reading.graph.distance.astype(np.int64))
     encoded = clock()
-    found = enumerate(stages._sources(reading, network))
+    found = enumerate(stages.sources_of(reading, network))
     sources = {index: source for index, source in found if not isinstance(source, str)}
-    tiles = stages._decode(archive.engine, sources, states, rows, network)
+    tiles = decode_tiles(archive.engine, sources, states, rows, network)
     decoded = clock()
     prediction = stages.Prediction(reading, sources, tiles, states, seed=0)
     for index in prediction.indices:

@@ -106,7 +106,7 @@ def inverted(b: Builder, x: Map, out: int, style: Style, stride: int) -> Map:
 def convnext(b: Builder, x: Map, out: int, style: Style, stride: int) -> Map:
     """Depthwise k x k, normalisation, a two-layer perceptron per pixel, shortcut (ConvNeXt)."""
     if stride > 1 or x.channels != out:
-        x = b.conv(b.norm(x), out, stride, stride=stride, bias=True)
+        x = b.conv(b.norm(x), out, stride, stride=stride, bias=True, padded=False)
     y = b.norm(b.conv(x, out, style.kernel, groups=out))
     y = b.conv(y, out * style.expansion, 1, bias=True)
     return b.add(b.conv(b.activation(y), out, 1, bias=True), x)

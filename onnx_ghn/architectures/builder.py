@@ -187,10 +187,11 @@ class Builder:
         groups: int = 1,
         dilation: int = 1,
         bias: bool | None = None,
+        padded: bool = True,
     ) -> Map:
-        """A convolution with padding to the same side; with a bias where no BatchNorm follows."""
+        """A convolution, padded to the same side; with a bias where no BatchNorm follows."""
         ins, side = x.channels, x.side
-        pad = dilation * (kernel - 1) // 2
+        pad = dilation * (kernel - 1) // 2 if padded else 0
         after = (side + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
         self.layers += 1
         inputs = [x.value, self.weight("conv", (out, ins // groups, kernel, kernel))]
@@ -284,6 +285,11 @@ class Builder:
     def transpose(self, x: Map, order: tuple[int, ...], shape: tuple[int, ...]) -> Map:
         """Permute all axes, the batch axis included in `order` and left out of `shape`."""
         return self.node("Transpose", [x.value], shape, [ir.AttrInt64s("perm", order)])
+
+    def pick(self, x: Map, index: int) -> Map:
+        """Entry `index` of the first axis after the batch axis."""
+        inputs = [x.value, self.constant(np.array(index))]
+        return self.node("Gather", inputs, x.shape[1:], _CHANNEL_AXIS)
 
     def reshape(self, x: Map, target: tuple[int, ...], shape: tuple[int, ...]) -> Map:
         """Reshape; `target` as ONNX takes it, where 0 keeps the axis of that position."""

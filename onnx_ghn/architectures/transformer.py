@@ -30,7 +30,7 @@ def attention(b: Builder, x: Map, heads: int) -> Map:
     each = width // heads
     packed = b.linear(x, 3 * width)
     packed = b.reshape(packed, (0, -1, 3, heads, each), (tokens, 3, heads, each))
-    packed = b.transpose(packed, (2, 0, 3, 1, 4), (heads, tokens, each), batch_axis=1)
+    packed = b.transpose(packed, (0, 2, 3, 1, 4), (3, heads, tokens, each))
     query, key, value = (b.pick(packed, index) for index in range(3))
     key = b.transpose(key, (0, 1, 3, 2), (heads, each, tokens))
     scores = b.node("MatMul", [query.value, key.value], (heads, tokens, tokens))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from typing import NoReturn
@@ -56,6 +57,9 @@ def cli() -> None:
 def main() -> NoReturn:
     """Run the command line; every error becomes one line on stderr and an exit code."""
     debug = bool(os.environ.get("ONNX_GHN_DEBUG"))
+    if not debug:
+        # onnx-ir logs what it meets in odd files; what matters of it is in our own report.
+        logging.getLogger("onnx_ir").setLevel(logging.CRITICAL)
     try:
         code = cli.main(standalone_mode=False)
         sys.stdout.flush()

@@ -1,8 +1,9 @@
 """Hypernetwork archives: how they are written, checked and loaded.
 
-An archive is three files with one stem: `NAME.safetensors` and `NAME.json`, the source of truth,
-and `NAME.pt`, TorchScript made from them with the JSON inside, which is what is loaded.
-`SHA256SUMS` beside them holds their hashes. TorchScript is code: load only what you trust.
+An archive is a few files with one stem: `NAME.safetensors` and `NAME.json`, the source of truth;
+`NAME.pt`, TorchScript made from them with the JSON inside, which is what is loaded; and ONNX models
+that read their weights from the safetensors, for use without torch. `SHA256SUMS` beside them holds
+their hashes. TorchScript is code: load only what you trust.
 
 The only module that touches `torch.jit`.
 """
@@ -29,7 +30,7 @@ from onnx_ghn.hypernet.config import ArchiveConfig
 from onnx_ghn.hypernet.engines import Engine, TorchEngine
 
 if TYPE_CHECKING:
-    from onnx_ghn.hypernet.model import Hypernetwork
+    from torch import nn
 
 SHIPPED = Path(__file__).parent / "weights" / "untrained.pt"
 """The archive that is used where none is asked for."""
@@ -43,7 +44,7 @@ METHODS = (
     "decode_vector",
     "decode_class_bias",
 )
-ENGINES = ("torch",)
+ENGINES = ("torch", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,8 @@ def load_archive(
     if engine not in ENGINES:
         raise OptionError(f"unknown engine {engine!r}: choose one of {', '.join(ENGINES)}")
     info = read_info(path)
+    if engine == "onnxruntime":
+        return Archive(info, _onnx_engine(info, threads, required=path is None))
     import torch
 
     try:
@@ -137,7 +140,26 @@ def load_archive(
     return Archive(info, TorchEngine(module, threads, _unoptimised))
 
 
-def load_network(path: str | os.PathLike[str]) -> tuple[Hypernetwork, ArchiveConfig]:
+def _onnx_engine(info: ArchiveInfo, threads: int, *, required: bool) -> Engine:
+    """Check the files that the ONNX Runtime engine reads, and open it."""
+    from onnx_ghn.hypernet.onnx_engine import OnnxEngine
+    from onnx_ghn.hypernet.onnx_graphs import ENCODERS, GRAPHS, graph_file
+
+    network = info.config.network
+    if network.encoder not in ENCODERS:
+        raise OptionError(f"{info.path} has no ONNX form; use the torch engine")
+    for file in (
+        info.path.with_suffix(".safetensors"),
+        *(graph_file(info.path, name) for name in GRAPHS),
+    ):
+        try:
+            _check(file, _sha256(file), required=required)
+        except OSError as error:
+            raise ArchiveError(f"{file}: the archive lacks this file; convert it again") from error
+    return OnnxEngine(info.path, network, threads)
+
+
+def load_network(path: str | os.PathLike[str]) -> tuple[nn.Module, ArchiveConfig]:
     """Load the trainable network of an archive, from its safetensors and JSON; runs no code of it.
 
     Args:
@@ -163,7 +185,7 @@ def write_archive(
     config: ArchiveConfig,
     state: Mapping[str, npt.NDArray[np.float32]],
 ) -> ArchiveInfo:
-    """Write the three files of an archive, and their hashes into `SHA256SUMS` beside them.
+    """Write the files of an archive, and their hashes into `SHA256SUMS` beside them.
 
     The bytes depend on the arguments and the version of torch alone, not on the path.
 
@@ -175,44 +197,52 @@ def write_archive(
     Raises:
         ArchiveError: The weights don't fit the configuration, or a file can't be written.
     """
+    import onnx
     import torch
     from safetensors.numpy import save_file
     from safetensors.torch import load_file
 
+    from onnx_ghn.hypernet.onnx_graphs import ENCODERS, build_graphs, graph_file
+
     target = Path(path)
     text = config.to_json()
-    files = [target.with_suffix(suffix) for suffix in (".safetensors", ".json", ".pt")]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            made = [Path(folder) / file.name for file in files]
-            save_file({k: np.ascontiguousarray(v) for k, v in state.items()}, made[0])
-            made[0].chmod(0o644)  # safetensors makes it readable to its owner only
-            made[1].write_text(text)
-            network = _network(config, load_file(made[0]), str(target))
-            raw = Path(folder) / "archive"
+            made = Path(folder) / target.name
+            weights = made.with_suffix(".safetensors")
+            save_file({k: np.ascontiguousarray(v) for k, v in state.items()}, weights)
+            weights.chmod(0o644)  # safetensors makes it readable to its owner only
+            made.with_suffix(".json").write_text(text)
+            network = _network(config, load_file(weights), str(target))
+            raw = Path(folder) / "raw"
             with _jit():
                 for method in METHODS:
                     torch.jit.export(getattr(type(network), method))
                 scripted = torch.jit.script(network)
                 torch.jit.save(scripted, str(raw), _extra_files={CONFIG_FILE: text})
-            _repack(raw, made[2])
-            for source, file in zip(made, files, strict=True):
-                source.replace(file)
-        _record(files)
+            _repack(raw, made)
+            raw.unlink()
+            if config.network.encoder in ENCODERS:
+                for name, model in build_graphs(config.network, weights).items():
+                    onnx.save(model, graph_file(made, name))
+            sums = {file.name: _sha256(file) for file in sorted(made.parent.iterdir())}
+            for name in sums:
+                (made.parent / name).replace(target.parent / name)
+        _record(target.parent, sums)
     except OSError as error:
         raise ArchiveError(f"{target}: can't be written: {error}") from error
     return read_info(target)
 
 
-def _network(config: ArchiveConfig, state: Mapping[str, Any], source: str) -> Hypernetwork:
+def _network(config: ArchiveConfig, state: Mapping[str, Any], source: str) -> nn.Module:
     """Build the network around the given tensors, without initialising any of its own."""
     import torch
 
-    from onnx_ghn.hypernet.model import Hypernetwork
+    from onnx_ghn.hypernet.model import build_network
 
     with torch.device("meta"):
-        network = Hypernetwork(config.network)
+        network = build_network(config.network)
     try:
         network.load_state_dict(dict(state), strict=True, assign=True)
     except RuntimeError as error:
@@ -291,7 +321,8 @@ def _check(file: Path, digest: str, *, required: bool) -> None:
         )
 
 
-def _record(files: list[Path]) -> None:
-    sums = _read_sums(files[0].parent) | {file.name: _sha256(file) for file in files}
-    text = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
-    (files[0].parent / SUMS).write_text(text)
+def _record(folder: Path, sums: dict[str, str]) -> None:
+    """Add hashes to those that the folder has."""
+    merged = _read_sums(folder) | sums
+    text = "".join(f"{digest}  {name}\n" for name, digest in sorted(merged.items()))
+    (folder / SUMS).write_text(text)

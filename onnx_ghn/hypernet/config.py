@@ -18,8 +18,16 @@ COLUMNS = ("op", "out_channels", "in_channels", "kernel_height", "kernel_width")
 
 GRAPHORMER = "graphormer"
 GATED = "gated"
+KINDS = "kinds"
 CENTRE = "centre"
 CORNER = "corner"
+
+MAX_DEGREE = 100
+"""Degrees of a node that have an embedding in GHN-3."""
+MAX_DISTANCE_FROM_INPUT = 1000
+"""Distances from the input that have an embedding in GHN-3."""
+EDGE_CODES = 257
+"""Embeddings of distances 0..254 in GHN-3, which keeps two more before them for padding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +35,7 @@ class NetworkConfig:
     """Sizes of a hypernetwork: all that is needed to build it without weights.
 
     Attributes:
-        encoder: "graphormer" (GHN-3) or "gated" (GHN-2).
+        encoder: "graphormer" (GHN-3), "gated" (GHN-2), or "kinds" (our own design).
         hidden: Width H of a node's state.
         layers: Transformer layers; 1 for "gated".
         heads: Attention heads; 1 for "gated".
@@ -49,7 +57,7 @@ class NetworkConfig:
     final_norm: bool = True
 
     def __post_init__(self) -> None:
-        if self.encoder not in (GRAPHORMER, GATED):
+        if self.encoder not in (GRAPHORMER, GATED, KINDS):
             raise ArchiveError(
                 f"unknown encoder {self.encoder!r} in a hypernetwork's configuration"
             )

@@ -37,15 +37,15 @@ class WeightDecoder(nn.Module):
         left, right = self.window(kw)
         height, width = bottom - top, right - left
         nodes, hidden = states.shape[0], states.shape[1]
-        side, features = self.side, 4 * hidden
-        weight = self.positions.weight.reshape(features, side, side, hidden)
-        bias = self.positions.bias.reshape(features, side, side)[:, top:bottom, left:right]
-        # Positions before channels, so that one matrix product serves all positions.
-        weight = weight[:, top:bottom, left:right].permute(1, 2, 0, 3).reshape(-1, hidden)
-        bias = bias.permute(1, 2, 0).reshape(-1)
-        at = torch.relu(F.linear(states, weight, bias)).reshape(-1, features)
-        tile = self.channels(torch.relu(self.inner(at)), o, i)  # [o, nodes * positions, i]
-        tile = tile.reshape(o, nodes, height, width, i).permute(1, 0, 4, 2, 3)
+        weight = self.positions.weight.reshape(4 * hidden, self.side, self.side, hidden)
+        bias = self.positions.bias.reshape(4 * hidden, self.side, self.side)
+        at: list[Tensor] = []
+        for y in range(top, bottom):
+            for x in range(left, right):  # each in place: copying a window takes longer
+                at.append(F.linear(states, weight[:, y, x], bias[:, y, x]))
+        rows = torch.relu(self.inner(torch.relu(torch.cat(at))))
+        tile = self.channels(rows, o, i).reshape(o, height, width, nodes, i)
+        tile = tile.permute(3, 0, 4, 1, 2)
         if height < kh or width < kw:
             tile = F.interpolate(
                 tile.reshape(nodes, o * i, height, width),
@@ -73,10 +73,8 @@ class WeightDecoder(nn.Module):
 
     def window(self, k: int) -> tuple[int, int]:
         """First and last (exclusive) row of the spatial map that a kernel of side `k` takes."""
-        if not self.centred:
-            return 0, min(k, self.side)
-        first = max(0, self.side // 2 - k // 2)
-        return first, min(self.side, self.side // 2 + (k + 1) // 2)
+        first = max(0, self.side // 2 - k // 2) if self.centred else 0
+        return first, min(self.side, first + k)
 
 
 class VectorDecoder(nn.Module):

@@ -14,7 +14,10 @@ Ints = npt.NDArray[np.int64]
 
 
 class Engine(Protocol):
-    """The archive's five methods; shapes as `onnx_ghn.hypernet.model.Hypernetwork` has them."""
+    """The archive's five methods, as `onnx_ghn.hypernet.model.Hypernetwork` has them.
+
+    What they give for a smaller size is the first part of what they give for a larger one.
+    """
 
     def encode(self, features: Ints, distance: Ints) -> Floats:
         """Features int64[N, F], distance int64[N, N] -> states [N, H]."""

@@ -1,8 +1,8 @@
-"""Node features that GHN-2 and GHN-3 read: the primitive, and rows of their shape embeddings.
+"""The node features that an archive asks for: rows of shape embeddings, or plain numbers.
 
-The tables are those of "Parameter Prediction for Unseen Deep Architectures" (Knyazev et al.,
-2021): a channel number or kernel side is snapped to the nearest table entry, and the row after
-the last stands for "no shape".
+The tables are those of GHN-2 and GHN-3, from "Parameter Prediction for Unseen Deep
+Architectures" (Knyazev et al., 2021): a channel number or kernel side is snapped to the nearest
+table entry, and the row after the last stands for "no shape".
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_ghn.errors import ArchiveError
+from onnx_ghn.hypernet.columns import COLUMNS as COLUMNS_OF_NUMBERS
+from onnx_ghn.hypernet.columns import COLUMNS as NUMBERS
 from onnx_ghn.hypernet.config import COLUMNS, NetworkConfig
 from onnx_ghn.read.graph import GhnGraph
 
@@ -54,6 +56,10 @@ def features(
         "kernel_height": _rows(sides, shape[:, 2], {2: 3}, shapeless),
         "kernel_width": _rows(sides, shape[:, 3], {2: 3}, shapeless),
     }
+    made |= {
+        name: COLUMNS_OF_NUMBERS[name](graph) for name in columns if name in COLUMNS_OF_NUMBERS
+    }
+    made |= {name: NUMBERS[name](graph) for name in columns if name in NUMBERS}
     unknown = [name for name in columns if name not in made]
     if unknown:
         raise ArchiveError(f"the archive asks for unknown node features: {', '.join(unknown)}")

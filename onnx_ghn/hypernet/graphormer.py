@@ -11,10 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-MAX_DEGREE = 100
-MAX_DISTANCE_FROM_INPUT = 1000
-EDGE_CODES = 257
-"""Distances 0..254, shifted by two: the published embeddings keep codes 0 and 1 for padding."""
+from onnx_ghn.hypernet.config import EDGE_CODES, MAX_DEGREE, MAX_DISTANCE_FROM_INPUT
+
 SCORES_AT_ONCE = 1 << 24
 """Attention scores that are held at once, in float32 elements (64 MB)."""
 

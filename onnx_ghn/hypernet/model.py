@@ -9,11 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from onnx_ghn.hypernet.config import CENTRE, GRAPHORMER, NetworkConfig
+from onnx_ghn.hypernet.config import CENTRE, GRAPHORMER, KINDS, NetworkConfig
 from onnx_ghn.hypernet.decoder import VectorDecoder, WeightDecoder
 from onnx_ghn.hypernet.features import channel_table, side_table
 from onnx_ghn.hypernet.gatedgnn import GatedGnn
 from onnx_ghn.hypernet.graphormer import Graphormer
+from onnx_ghn.hypernet.kinds import KindsHypernetwork
 from onnx_ghn.read.graph import Op
 
 
@@ -72,3 +73,10 @@ class Hypernetwork(nn.Module):
     def decode_class_bias(self, states: Tensor, features: Tensor) -> Tensor:
         """States [n, H] -> [n, classes]."""
         return self.vector.class_bias(states)
+
+
+def build_network(config: NetworkConfig) -> nn.Module:
+    """A hypernetwork of the configured design and sizes, freshly initialised."""
+    if config.encoder == KINDS:
+        return KindsHypernetwork(config.hidden, config.layers, config.heads, config.classes)
+    return Hypernetwork(config)

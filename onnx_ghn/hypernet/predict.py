@@ -5,19 +5,18 @@ Imports no torch: what is said of an archive here needs its description only.
 
 from __future__ import annotations
 
-import enum
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from onnx_ghn.hypernet.archive import Archive, ArchiveInfo
 from onnx_ghn.hypernet.config import NetworkConfig
-from onnx_ghn.hypernet.engines import Engine, Floats, Ints
+from onnx_ghn.hypernet.engines import Floats
 from onnx_ghn.hypernet.features import features
 from onnx_ghn.hypernet.fit import fit_positions, fit_vector, fit_weight
+from onnx_ghn.hypernet.tiles import Decoder, Source, decode_tiles
 from onnx_ghn.random_stream import RandomStream
 from onnx_ghn.read.graph import ATTRIBUTES, GhnGraph, Op, Part
 from onnx_ghn.read.layout import Transpose
@@ -30,40 +29,12 @@ MAX_NODES = 8192
 """Above this, attention over all pairs of nodes takes too much memory and time."""
 MAX_TOKENS = 2
 """Rows of a position table outside its grid: a class token, and perhaps a distillation token."""
-GROUP_BYTES = 64 << 20
-"""Tiles that are decoded at once."""
 IS_HEAD = ATTRIBUTES.index("is_head")
-
-
-class Decoder(enum.Enum):
-    """The archive's method that a tile comes from."""
-
-    WEIGHT = "decode_weight"
-    CLASS_WEIGHT = "decode_class_weight"
-    VECTOR = "decode_vector"
-    CLASS_BIAS = "decode_class_bias"
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a parameter's tile comes from.
-
-    Attributes:
-        node: Index of the graph's node.
-        part: Which of the node's outputs.
-        decoder: The method.
-        size: Its size arguments, no larger than the archive's own maximum.
-    """
-
-    node: int
-    part: Part
-    decoder: Decoder
-    size: tuple[int, ...]
 
 
 def reasons_against(reading: Reading, info: ArchiveInfo) -> list[str | None]:
     """For each parameter of a model, why the archive can't predict it; None where it can."""
-    found = _sources(reading, info.config.network)
+    found = sources_of(reading, info.config.network)
     return [source if isinstance(source, str) else None for source in found]
 
 
@@ -126,7 +97,7 @@ def predict(
         ValueError: A parameter in `indices` can't be predicted, see `reasons_against`.
     """
     config = archive.info.config
-    found = _sources(reading, config.network)
+    found = sources_of(reading, config.network)
     wanted = range(len(found)) if indices is None else sorted(indices)
     sources: dict[int, Source] = {}
     for index in wanted:
@@ -140,52 +111,12 @@ def predict(
         return Prediction(reading, {}, {}, np.zeros((0, config.network.hidden), np.float32), seed)
     rows = features(graph, config.network, config.columns)
     states = archive.engine.encode(rows, graph.distance.astype(np.int64))
-    tiles = _decode(archive.engine, sources, states, rows, config.network)
+    tiles = decode_tiles(archive.engine, sources, states, rows, config.network)
     return Prediction(reading, sources, tiles, states, seed)
 
 
-def _decode(
-    engine: Engine,
-    sources: dict[int, Source],
-    states: Floats,
-    rows: Ints,
-    network: NetworkConfig,
-) -> dict[int, Floats]:
-    """Decode the tile of each parameter, group by group of equal decoder and size."""
-    groups: dict[tuple[Decoder, tuple[int, ...]], list[int]] = {}
-    for source in sources.values():
-        nodes = groups.setdefault((source.decoder, source.size), [])
-        if source.node not in nodes:
-            nodes.append(source.node)
-    outputs: dict[tuple[Decoder, int], Floats] = {}
-    for (decoder, size), nodes in groups.items():
-        method = getattr(engine, decoder.value)
-        at_once = max(1, GROUP_BYTES // _bytes(decoder, size, network))
-        for start in range(0, len(nodes), at_once):
-            chosen = sorted(nodes)[start : start + at_once]
-            decoded = method(states[chosen], rows[chosen], *size)
-            outputs |= {(decoder, node): decoded[k] for k, node in enumerate(chosen)}
-    tiles = {}
-    for index, source in sources.items():
-        tile = outputs[source.decoder, source.node]
-        if source.decoder is Decoder.VECTOR:
-            tile = tile[0 if source.part is Part.SCALE else 1]
-        elif source.decoder is Decoder.CLASS_WEIGHT:
-            tile = tile[:, :, None, None]
-        tiles[index] = tile
-    return tiles
-
-
-def _bytes(decoder: Decoder, size: tuple[int, ...], network: NetworkConfig) -> int:
-    """Memory that the decoder takes for one node: its tile and the layers before."""
-    if decoder is Decoder.WEIGHT:
-        o, i, kh, kw = size
-        return 4 * kh * kw * (o * i + 12 * network.hidden)
-    return 4 * max(network.classes, 2) * max(network.channels)
-
-
-def _sources(reading: Reading, network: NetworkConfig) -> list[Source | str]:
-    """For each parameter where its tile comes from, or why there is none."""
+def sources_of(reading: Reading, network: NetworkConfig) -> list[Source | str]:
+    """For each parameter of a model where its tile comes from, or why there is none."""
     graph = reading.graph
     if graph is None:
         return [f"no graph: {reading.graph_reason}"] * len(reading.parameters)

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from onnx_ghn.errors import ModelError
 from onnx_ghn.model_io.structure import check_structure, tensors_of
 from onnx_ghn.model_io.tensors import ExternalFiles, check_inline
-from onnx_ghn.model_io.value_info import mark_declared
+from onnx_ghn.model_io.value_info import detach_types, remember
 from onnx_ghn.model_io.wire import check_size_in_memory
 
 MAX_FILE_BYTES = (1 << 31) - 1
@@ -61,11 +61,12 @@ def load(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> ir.Mo
         proto = _parse(absolute)
         check_structure(proto)
         files = _check_tensors(proto, absolute.parent, max_bytes or DEFAULT_MAX_BYTES)
+        detached = detach_types(proto)
         model = _deserialize(proto)
     except ModelError as error:
         raise ModelError(f"{os.fspath(path)}: {error}") from None
     _set_base_dir(model, absolute.parent)
-    mark_declared(proto, model)
+    remember(proto, model, detached)
     model.meta[ORIGIN] = Origin(absolute, tuple(files.present.values()))
     return model
 

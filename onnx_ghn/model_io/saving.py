@@ -30,7 +30,7 @@ from onnx_ghn.model_io.atomic import AtomicFile, exclusive
 from onnx_ghn.model_io.loading import MAX_FILE_BYTES, ORIGIN, Origin, all_nodes
 from onnx_ghn.model_io.target import check_output, same_file
 from onnx_ghn.model_io.tensors import holds_bytes, quote
-from onnx_ghn.model_io.value_info import drop_undeclared
+from onnx_ghn.model_io.value_info import restore
 from onnx_ghn.model_io.wire import field_header
 
 MAX_EMBEDDED_BYTES = 3 << 29
@@ -221,7 +221,7 @@ def _serialize(
     """The model as a protobuf, with references in the place of some of its tensors."""
     with _replaced(references):
         proto = ir.serde.serialize_model(model)
-        drop_undeclared(proto, model)
+        restore(proto, model)
     return proto
 
 

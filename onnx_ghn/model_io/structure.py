@@ -317,11 +317,6 @@ def _check_value_info(info: onnx.ValueInfoProto) -> None:
 def _check_type(type_proto: onnx.TypeProto, where: str) -> None:
     _check_texts(f"the type of {where}", type_proto.denotation)
     kind = type_proto.WhichOneof("value")
-    if kind in ("map_type", "opaque_type"):
-        raise ModelError(
-            f"{where} is of {kind.removesuffix('_type')} type, which onnx-ir can't hold: export "
-            "without it (scikit-learn: zipmap=False)"
-        )
     if kind in ("sequence_type", "optional_type"):
         element = getattr(type_proto, kind).elem_type
         if element.WhichOneof("value") is None:

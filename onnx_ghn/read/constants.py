@@ -326,12 +326,12 @@ def permutation(node: ir.Node, rank: int) -> tuple[int, ...]:
     return tuple(attribute.as_ints())
 
 
+_SAME_SHAPE = (
+    *("Identity", "Cast", "CastLike", "Dropout", "DequantizeLinear", "QuantizeLinear", "Neg"),
+    *("Relu", "Sigmoid", "Tanh", "Exp", "Sqrt", "Abs", "Softmax", "LayerNormalization"),
+)
 _SHAPE_RULES: dict[str, Callable[[Constants, ir.Node], Shape | None]] = {
-    **dict.fromkeys(
-        """Identity Cast CastLike Dropout DequantizeLinear QuantizeLinear Neg Relu Sigmoid Tanh
-        Exp Sqrt Abs Softmax LayerNormalization""".split(),
-        _same_shape,
-    ),
+    **dict.fromkeys(_SAME_SHAPE, _same_shape),
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Pow", "Where"), _broadcast_shape),
     "Transpose": _transpose_shape,
     "Reshape": _reshape_shape,

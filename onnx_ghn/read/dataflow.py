@@ -17,6 +17,7 @@ from onnx_ir.passes.common import InlinePass
 
 from onnx_ghn.errors import ModelError
 from onnx_ghn.read import slots
+from onnx_ghn.read.bodies import bodies, is_same, values
 from onnx_ghn.read.constants import Constants, Shape, root_tensor
 from onnx_ghn.read.parameter import Site
 
@@ -208,8 +209,8 @@ class DataFlow:
 
     def _walk(self, graph: ir.Graph) -> None:
         for node in graph:
-            for name, body in _bodies(node):
-                self._bind(node, name, body)
+            for body in bodies(node):
+                self._bind(node, body)
                 self._open(body)
                 self._walk(body)
             self.nodes.append(node)
@@ -219,21 +220,21 @@ class DataFlow:
             else:
                 self._classify(node)
 
-    def _bind(self, node: ir.Node, name: str, body: ir.Graph) -> None:
+    def _bind(self, node: ir.Node, body: ir.Graph) -> None:
         """Pass what enters a Loop or Scan unchanged to the body; the rest of its inputs is data."""
         if node.op_type == "Loop":
             actuals = list(enumerate(node.inputs))
             for formal, returned, (index, actual) in zip(
                 body.inputs[2:], body.outputs[1:], actuals[2:], strict=False
             ):
-                if actual is not None and _is_same(returned, formal):
+                if actual is not None and is_same(returned, formal):
                     self._pass_in(node, index, actual, formal)
         elif node.op_type == "Scan":
             scans = node.attributes.get_int("num_scan_inputs", 0)
             states = len(node.inputs) - scans
             for index, (formal, actual) in enumerate(zip(body.inputs, node.inputs, strict=False)):
                 carried = index < states
-                if actual is not None and carried and _is_same(body.outputs[index], formal):
+                if actual is not None and carried and is_same(body.outputs[index], formal):
                     self._pass_in(node, index, actual, formal)
 
     def _pass_in(self, node: ir.Node, index: int, actual: ir.Value, formal: ir.Value) -> None:
@@ -327,11 +328,11 @@ def trace(model: ir.Model) -> DataFlow:
     traced = model
     if model.functions:
         traced = model.clone()
-        for ours, theirs in zip(_values(traced.graph), _values(model.graph), strict=True):
+        for ours, theirs in zip(values(traced.graph), values(model.graph), strict=True):
             twins[ours] = theirs
         try:
             InlinePass()(traced)
-        except ir.passes.PassError as error:
+        except (ir.passes.PassError, ir.passes.InvariantError) as error:
             raise ModelError(
                 f"local functions can't be expanded ({error.__cause__ or error}): "
                 "check the model with onnx.checker"
@@ -372,37 +373,6 @@ def _weight_inputs(flow: DataFlow, graph: ir.Graph) -> Iterator[ir.Value]:
     ]
     if len(candidates) < len(graph.inputs):
         yield from candidates
-
-
-def _bodies(node: ir.Node) -> Iterator[tuple[str, ir.Graph]]:
-    for name, attribute in node.attributes.items():
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield name, attribute.as_graph()
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            for graph in attribute.as_graphs():
-                yield name, graph
-
-
-def _values(graph: ir.Graph) -> Iterator[ir.Value]:
-    """All values of a graph and its bodies, in a fixed order."""
-    yield from graph.inputs
-    yield from graph.initializers.values()
-    for node in graph:
-        for _, body in _bodies(node):
-            yield from _values(body)
-        yield from node.outputs
-
-
-def _is_same(returned: ir.Value, formal: ir.Value) -> bool:
-    """Whether a body returns its input unchanged."""
-    for _ in range(8):
-        if returned is formal:
-            return True
-        node = returned.producer()
-        if node is None or node.op_type != "Identity" or node.inputs[0] is None:
-            return False
-        returned = node.inputs[0]
-    return False
 
 
 def _count(shape: ir.Shape | ir.ShapeProtocol | None) -> int | None:

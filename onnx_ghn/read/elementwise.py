@@ -49,9 +49,9 @@ def added(flow: DataFlow, use: Use) -> Finding:
 
 def _added_vector(flow: DataFlow, use: Use, data: ir.Value | None) -> Finding:
     if linear_before(flow, data) is not None:
-        return Finding(Role.BIAS, True, "added to the output of a layer")
+        return Finding(Role.BIAS, True, "added to the output of a layer", decisive=True)
     if scaled(flow, data) or normalised(flow, data):
-        return Finding(Role.NORM_SHIFT, True, "added after a norm's scale")
+        return Finding(Role.NORM_SHIFT, True, "added after a norm's scale", decisive=True)
     if _count(use.shape) == 1:
         return keep("a number added to data")
     if _is_mean_shift(flow, data):
@@ -66,6 +66,8 @@ def _added_vector(flow: DataFlow, use: Use, data: ir.Value | None) -> Finding:
         return keep("added in logarithmic or angular space")
     producer = behind(flow, data)
     if producer is not None and producer.op_type == "Mul":
+        if use.node.outputs[0].is_graph_output():
+            return keep("added to the output of the model: post-processing")
         if _is_frozen_norm(flow, producer):
             return keep("a frozen BatchNorm or an affine map of channels, which look the same")
         return Finding(Role.NORM_SHIFT, True, "added after a scale")
@@ -80,7 +82,7 @@ def multiplied(flow: DataFlow, use: Use) -> Finding:
     if normalised(flow, data) or is_inverse_deviation(flow, data):
         if _count(use.shape) == 1:
             return keep("a number that scales data")
-        return Finding(Role.NORM_SCALE, True, "multiplies after a norm", neutral=1.0)
+        return Finding(Role.NORM_SCALE, True, "multiplies after a norm", neutral=1.0, decisive=True)
     if _count(use.shape) == 1:
         return keep("a number that scales data")
     if not is_vector(use.shape):
@@ -100,6 +102,8 @@ def multiplied(flow: DataFlow, use: Use) -> Finding:
         return keep("one of two complementary mixing factors")
     if _is_frozen_norm(flow, use.node):
         return keep("a frozen BatchNorm or an affine map of channels, which look the same")
+    if is_output(flow, use.node):
+        return keep("scales the output of the model: post-processing")
     if _followed_by_vector(flow, use.node):
         return Finding(Role.NORM_SCALE, True, "a scale with a shift after it", neutral=1.0)
     return Finding(Role.LAYER_SCALE, True, "scales the channels of data", neutral=1.0)
@@ -156,6 +160,14 @@ def from_input(flow: DataFlow, value: ir.Value | None, depth: int = 8) -> bool:
         signals = [v for v in node.inputs if flow.is_data(v)]
         return bool(signals) and all(from_input(flow, v, depth - 1) for v in signals)
     return False
+
+
+def is_output(flow: DataFlow, node: ir.Node) -> bool:
+    """Whether the result of a node, perhaps shifted by a vector, is an output of the model."""
+    if node.outputs[0].is_graph_output():
+        return True
+    after = ahead(flow, node.outputs[0])
+    return len(after) == 1 and after[0].op_type == "Add" and after[0].outputs[0].is_graph_output()
 
 
 def _flows_into(flow: DataFlow, node: ir.Node, operators: frozenset[str]) -> bool:

@@ -22,6 +22,7 @@ class Use:
         index: The input where it arrives.
         origin: The root and the nodes passed.
         shape: The shape of the operand as it arrives, None where unknown.
+        own: The shape of the root.
         main: Whether the root gives the elements of the operand (a kernel), rather than
             scaling or shifting them (the gain of a normalised kernel).
     """
@@ -30,6 +31,7 @@ class Use:
     index: int
     origin: Origin
     shape: Shape | None
+    own: Shape | None
     main: bool
 
 

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import enum
+import re
 
 import onnx_ir as ir
 
 _KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
+_FOLDED = "pkg.onnxscript.optimizer.folded_from"
+
+_ARITHMETIC = frozenset(
+    """abs add arange clamp clamp_min conv2d cos cumsum div einsum eq exp full full_like linear
+    log matmul mul neg ones ones_like pow reciprocal rsqrt scaled_dot_product_attention sin sqrt
+    sub sum where zeros zeros_like""".split()  # noqa: SIM905
+)
+_LOOKUPS = frozenset({"embedding", "index", "index_select", "select", "gather"})
 
 
 class Mark(enum.Enum):
@@ -14,13 +24,31 @@ class Mark(enum.Enum):
 
     PARAMETER = "parameter"
     BUFFER = "buffer"
+    COMPUTED = "computed"
+    """Folded from an expression that computes: its value is no parameter's."""
 
 
 def mark_of(value: ir.Value) -> Mark | None:
-    """The mark of torch.export's graph signature on an initializer, or None."""
+    """The mark of torch.export's graph signature or of onnxscript's constant folding, or None."""
     kind = value.metadata_props.get(_KIND, "")
     if kind.endswith("PARAMETER"):
         return Mark.PARAMETER
     if kind.endswith(("BUFFER", "CONSTANT_TENSOR")):
         return Mark.BUFFER
+    folded = value.metadata_props.get(_FOLDED)
+    if folded and _is_computed(value.name or "", folded):
+        return Mark.COMPUTED
     return None
+
+
+def _is_computed(name: str, folded: str) -> bool:
+    """Whether a folded tensor is the result of arithmetic: its sources are named after operators.
+
+    A table that is looked up by computed indices is still the table.
+    """
+    try:
+        sources = ast.literal_eval(folded)
+    except (ValueError, SyntaxError):
+        return False
+    operators = {re.sub(r"(_default)?[_\d]*$", "", str(source)) for source in (*sources, name)}
+    return bool(operators & _ARITHMETIC) and not operators & _LOOKUPS

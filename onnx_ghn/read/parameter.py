@@ -81,12 +81,12 @@ class Parameter:
         fan_in: True fan-in of one output unit (in per group x kernel), 1 for vectors.
         groups: Convolution groups.
         blocks: Independent matrices stacked along the logical out axis (packed q, k, v: 3;
-            LSTM gates: 4).
+            LSTM gates: 4 for each direction; a recurrent bias: twice that, input biases first).
         gain: Square of the gain that keeps the variance through the non-linearity *before*
             this weight: 2 after ReLU-like, 1 after linear, norm or input.
         neutral: The do-nothing value: 1 for a norm scale, 0 for one used as `1 + w`, for biases.
-        depth_scale: 1, or `1/sqrt(2 L)` for the last projection of a residual branch in a
-            transformer of L residual branches.
+        depth_scale: 1, or `1/sqrt(n)` for the last projection of a residual branch in a
+            pre-norm transformer of n residual branches (two a block).
         tie: Name of the first parameter of its tie group (its own where nothing is tied).
         source: For `Holder.IDENTITY`, the initializer behind it.
         has_value: Whether the file holds bytes for it. Never evidence for a verdict.

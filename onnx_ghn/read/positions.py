@@ -32,6 +32,9 @@ _TO_SOFTMAX = PASSING | {
 _TO_WAVE = PASSING | {"Mul", "Add", "Concat", "Slice", "Split", "Sub", "Neg", "Div", "MatMul"}
 _WAVES = frozenset({"Sin", "Cos"})
 _MASKED = -1e4
+_MAPS = frozenset({"Conv", "ConvTranspose", "BatchNormalization", "Relu"})
+_MIN_CHANNELS = 8
+"""Coordinates have two or three columns, queries at least this many."""
 
 
 def gathered(flow: DataFlow, use: Use) -> Finding:
@@ -78,15 +81,50 @@ def joined(flow: DataFlow, use: Use) -> Finding:
         return Finding(Role.TOKEN, True, "expanded and joined to the sequence of the data")
     if shape is None or len(shape) not in (2, 3):
         return keep("joined to data of unknown or other rank than a sequence of tokens")
-    if axis % len(shape) == len(shape) - 1:
+    if axis % len(shape) == len(shape) - 1 and not (expanded and axis == 1):
         return keep("joined to data along the channels")
     if _is_selected_by_index(use):
         return keep("a computed table joined to data")
+    if use.own is not None and len(use.own) == 3 and use.own[0] != 1 and axis % len(shape) == 1:
+        return keep("joined to data item by item")
     return Finding(Role.TOKEN, True, "joined to the sequence of the data", Form.TABLE)
 
 
 def _is_selected_by_index(use: Use) -> bool:
     return any(node.op_type in ("ScatterND", "Where", "Cos", "Sin") for node in use.origin.path)
+
+
+def chosen(flow: DataFlow, use: Use) -> Finding:
+    """A tensor that stands in for data where a condition says so: a mask token."""
+    shape = use.own
+    if use.index == 0 or shape is None or len(shape) != 3 or shape[:2] != (1, 1) or shape[2] < 2:
+        return keep("a filling value")
+    return Finding(Role.TOKEN, True, "takes the place of masked tokens", Form.TABLE)
+
+
+def normalised_query(flow: DataFlow, use: Use) -> Finding:
+    """Learned queries that are normalised first; the residual sum takes them as well."""
+    if use.index == 0 and is_query(use):
+        for step in (None, *use.origin.path):
+            value = use.origin.root if step is None else step.outputs[0]
+            if any(
+                n.op_type == "Add" and any(map(flow.is_data, n.inputs)) for n in ahead(flow, value)
+            ):
+                return Finding(Role.TOKEN, True, "learned queries, normalised", Form.TABLE)
+    return keep(f"input {use.index} of {use.node.op_type}")
+
+
+def is_query(use: Use) -> bool:
+    """Whether a table without data may be learned queries: (1, rows, channels), not a grid."""
+    shape = use.own
+    if shape is None or len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] != 1):
+        return False
+    if shape[-1] < _MIN_CHANNELS or not use.origin.root.is_initializer():
+        return False
+    if _fixed_table(use.origin.root):
+        return False
+    array = stored_array(use.origin.root)
+    return array is None or float(np.ptp(array)) > 0.0  # an initial state is all zeros
 
 
 def added_table(flow: DataFlow, use: Use) -> Finding:
@@ -109,6 +147,8 @@ def added_table(flow: DataFlow, use: Use) -> Finding:
         return keep(f"input {use.index} of {use.node.op_type}")
     if feeds_waves(flow, output):
         return keep("enters Sin or Cos")
+    if _is_per_item(flow, use, shape):
+        return keep("added item by item of the batch")
     if len(shape) > 4:
         return keep(f"added to data, rank {len(shape)}: a grid or an anchor table")
     if looked_up:
@@ -119,8 +159,19 @@ def added_table(flow: DataFlow, use: Use) -> Finding:
     form = Form.TABLE
     producer = flow.producer(use.node.inputs[1 - use.index])
     if len(shape) >= 3 and _is_map(producer):
+        if len(use.own or ()) == 4 and use.own is not None and use.own[:2] == (1, 1):
+            return keep("one map for all channels: noise, a grid or a mask")
         form = Form.CHANNEL_TABLE
     return Finding(Role.POSITION, True, "a table added to data", form)
+
+
+def _is_per_item(flow: DataFlow, use: Use, shape: Shape) -> bool:
+    """Whether the first axis is that of the batch: the table has the rank of the data."""
+    data = flow.shape(use.node.inputs[1 - use.index]) if len(use.node.inputs) == 2 else None
+    if data is None and len(use.node.inputs) == 2:
+        producer = behind(flow, use.node.inputs[1 - use.index])
+        data = (0, 0) if producer is not None and producer.op_type == "Gemm" else None
+    return data is not None and len(data) == len(shape) and shape[0] != 1
 
 
 def _is_looked_up(use: Use) -> bool:
@@ -129,7 +180,7 @@ def _is_looked_up(use: Use) -> bool:
 
 
 def _is_map(producer: ir.Node | None) -> bool:
-    return producer is not None and producer.op_type in ("Conv", "BatchNormalization", "Relu")
+    return producer is not None and producer.op_type in _MAPS
 
 
 def is_score(flow: DataFlow, use: Use) -> bool:
@@ -160,7 +211,19 @@ def _relative(flow: DataFlow, use: Use, shape: Shape) -> Finding:
     array = stored_array(use.origin.root)
     if array is not None and bool(np.any(array <= _MASKED)):
         return keep("holds masked entries")
+    if array is not None and _is_one_pattern(array):
+        return keep("one pattern of distances, scaled by head")
     return Finding(Role.RELATIVE_POSITION, True, "a bias of attention scores by head", Form.TABLE)
+
+
+def _is_one_pattern(array: np.ndarray) -> bool:
+    """Whether all heads hold multiples of one table: linear biases, whose slopes are fixed."""
+    heads = array.reshape(-1, array.shape[-2] * array.shape[-1])
+    if len(heads) < 2 or np.ptp(heads[0]) == 0:
+        return False
+    column = int(np.argmax(np.abs(heads[0])))
+    expected = np.outer(heads[:, column], heads[0]) / heads[0, column]
+    return bool(np.allclose(heads, expected, rtol=1e-4, atol=1e-6))
 
 
 def _is_zero(value: ir.Value) -> bool:

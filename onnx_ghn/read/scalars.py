@@ -83,7 +83,26 @@ def _judge_site(flow: DataFlow, value: ir.Value, site: Site) -> Finding:
         if node.op_type == "Mul":
             return Finding(Role.LAYER_SCALE, True, "scale of a learnable affine block", neutral=1.0)
         return Finding(Role.BIAS, True, "shift of a learnable affine block")
+    if node.op_type == "Mul" and _is_branch_gate(flow, value, node, data):
+        return Finding(Role.LAYER_SCALE, True, "scales a residual branch", neutral=1.0)
     return keep("one number outside a weight slot")
+
+
+def _is_branch_gate(flow: DataFlow, value: ir.Value, node: ir.Node, data: ir.Value) -> bool:
+    """Whether one number scales a branch before it joins the stream (ReZero, SkipInit).
+
+    Only in a file of PyTorch's first exporter, where constants of one element are Constant nodes
+    or of rank zero, and a parameter of one element is an initializer of shape (1,).
+    """
+    if flow.model.producer_name != "pytorch" or not _is_lone_initializer(flow, value):
+        return False
+    after = ahead(flow, node.outputs[0])
+    return (
+        len(after) == 1
+        and after[0].op_type == "Add"
+        and all(map(flow.is_data, after[0].inputs))
+        and not elementwise.from_input(flow, data)
+    )
 
 
 def _is_single_output(flow: DataFlow, data: ir.Value) -> bool:

@@ -117,7 +117,7 @@ def _recurrent(op: str, peephole: int | None = None, domain: str = "") -> list[S
     return slots
 
 
-_SLOTS: tuple[Slot, ...] = (
+SLOTS: tuple[Slot, ...] = (
     *_linear("Conv", 1, 2, Form.KERNEL),
     *_linear("ConvTranspose", 1, 2, Form.KERNEL_TRANSPOSED),
     *_linear("DeformConv", 1, 3, Form.KERNEL),
@@ -167,8 +167,8 @@ _SLOTS: tuple[Slot, ...] = (
     Slot("MatMulIntegerToFloat", 1, Role.LINEAR, Form.MATRIX, MICROSOFT),
 )
 
-_TABLE = {(slot.domain, slot.op, slot.index): slot for slot in _SLOTS}
-assert len(_TABLE) == len(_SLOTS), "a slot is entered twice"
+_TABLE = {(slot.domain, slot.op, slot.index): slot for slot in SLOTS}
+assert len(_TABLE) == len(SLOTS), "a slot is entered twice"
 
 
 def find(node: ir.Node, index: int) -> Slot | None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from onnx_ghn.read import elementwise, norms, positions, slots
+from onnx_ghn.read import elementwise, norms, positions, slots, spectra
 from onnx_ghn.read.constants import Shape, has_value, root_tensor
 from onnx_ghn.read.context import gain_before
 from onnx_ghn.read.dataflow import FLOATS, DataFlow
@@ -42,6 +42,7 @@ _RULES: dict[str, Callable[[DataFlow, Use], Finding]] = {
     "GatherND": positions.gathered,
     "GatherElements": positions.gathered,
     "Concat": positions.joined,
+    "Where": positions.chosen,
     "SkipLayerNormalization": positions.added_table,
     "QuantizeLinear": elementwise.quantised,
     "DequantizeLinear": elementwise.quantised,
@@ -84,13 +85,23 @@ def _collect(flow: DataFlow, node: ir.Node, uses: dict[ir.Value, list[Use]]) -> 
         if flow.is_passed_in(node, index):
             continue
         shape = flow.shape(value)
-        for origin in origins:
+        sizes = [_size(flow.shape(origin.root)) for origin in origins]
+        for origin, size in zip(origins, sizes, strict=True):
             own = flow.shape(origin.root)
             arrived = shape
             if arrived is None and own is not None:
                 arrived = operand(flow, origin, own)[1]
-            main = len(origins) == 1 or _is_main(own, arrived)
-            uses[origin.root].append(Use(node, index, origin, arrived, main))
+            main = size == max(sizes) or _axes(own) >= 2
+            uses[origin.root].append(Use(node, index, origin, arrived, own, main))
+
+
+def _size(shape: Shape | None) -> int:
+    return 0 if shape is None else math.prod(shape)
+
+
+def _axes(shape: Shape | None) -> int:
+    """The number of axes longer than one."""
+    return 0 if shape is None else sum(size != 1 for size in shape)
 
 
 def _ends_at(node: ir.Node, index: int) -> bool:
@@ -98,13 +109,6 @@ def _ends_at(node: ir.Node, index: int) -> bool:
     return slots.find(node, index) is not None or (
         index > 0 and node.op_type in ("DequantizeLinear", "QuantizeLinear")
     )
-
-
-def _is_main(own: Shape | None, arrived: Shape | None) -> bool:
-    """Whether one of several roots gives the elements: a kernel or a part of it, not its gain."""
-    if own is None or arrived is None:
-        return False
-    return math.prod(own) == math.prod(arrived) or sum(size != 1 for size in own) >= 2
 
 
 def _parameter(
@@ -188,6 +192,9 @@ def _decide(flow: DataFlow, root: ir.Value, uses: list[Use]) -> tuple[Finding, U
     mark = mark_of(root)
     if mark is Mark.BUFFER and found.learnable:
         return keep("the exporter marks it as a buffer"), use
+    in_slot = use is not None and slots.find(use.node, use.index) is not None
+    if mark is Mark.COMPUTED and found.learnable and not in_slot:
+        return keep("the exporter has computed it from other tensors"), use
     if mark is Mark.PARAMETER and not found.learnable and found.role is Role.CONSTANT:
         return _marked(use, math.prod(flow.shape(root) or ())), use
     return found, use
@@ -215,6 +222,8 @@ def _judge_use(flow: DataFlow, use: Use) -> Finding:
     passed = {step.op_type for step in use.origin.path}
     if passed & {"Sin", "Cos"}:
         return keep("goes through Sin or Cos")
+    if op == "LayerNormalization":
+        return positions.normalised_query(flow, use)
     if op in _LEFT:
         return _left_operand(flow, use)
     rule = _RULES.get(op)
@@ -240,9 +249,7 @@ def _in_slot(flow: DataFlow, use: Use, slot: slots.Slot) -> Finding:
         return norms.slot_finding(flow, use, slot)
     if slot.form in slots.MATRICES:
         if not use.main:
-            return Finding(
-                Role.NORM_SCALE, True, f"scales the weight of {node.op_type}", neutral=1.0
-            )
+            return _scale_of_weight(flow, use)
         data = flow.shape(node.inputs[0])
         if not flow.is_signal(node.inputs[0]) and (
             len(use.shape or ()) < 2 or (data is not None and len(data) < 2)
@@ -252,9 +259,31 @@ def _in_slot(flow: DataFlow, use: Use, slot: slots.Slot) -> Finding:
             return keep("frequencies: the product enters Sin or Cos")
         if slot.form is Form.KERNEL and norms.is_fixed_kernel(use):
             return keep("one kernel for all channels: a blur or an edge filter")
+        if spectra.is_transform(flow, node):
+            return keep("a Fourier or filterbank matrix: squared or logarithmic after it")
     if slot.role is Role.BIAS and _is_filler(flow, use):
         return keep("one number in the place of a bias")
     return Finding(slot.role, slot.learnable, reason, slot.form, slot.neutral, decisive=True)
+
+
+def _scale_of_weight(flow: DataFlow, use: Use) -> Finding:
+    """A smaller tensor on the way of a kernel: its gain, or the norm that it is divided by."""
+    before = use.origin.root
+    for step in use.origin.path:
+        operands = [value for value in step.inputs if value is not None]
+        if len(operands) > 1 and step.op_type not in slots.REARRANGING:
+            if step.op_type == "Div" and step.inputs[1] is before:
+                return keep("the norm of a kernel, folded by the exporter")
+            if step.op_type in ("Add", "Sub"):
+                return keep("added to a kernel")
+        before = step.outputs[0]
+    return Finding(
+        Role.NORM_SCALE,
+        True,
+        f"scales the weight of {use.node.op_type}",
+        neutral=1.0,
+        decisive=True,
+    )
 
 
 def _is_filler(flow: DataFlow, use: Use) -> bool:
@@ -273,6 +302,8 @@ def _left_operand(flow: DataFlow, use: Use) -> Finding:
     node, shape = use.node, use.shape
     others = [v for k, v in enumerate(node.inputs) if k != use.index]
     if not any(map(flow.is_signal, others)):
+        if positions.is_query(use):
+            return Finding(Role.TOKEN, True, "learned queries, projected", Form.TABLE)
         return keep(f"the data of a {node.op_type}: a table, or a power iteration")
     if node.op_type == "Einsum":
         if len(node.inputs) != 2:

@@ -9,9 +9,7 @@ for the device.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from operator import itemgetter
 from typing import Any
 
 import onnx_ir as ir
@@ -38,12 +36,8 @@ onnx_ghn.run.operators.register_all()
 _LARGEST_NUMBERS = 64  # elements of a constant that builders may see as Python numbers
 
 
-class _Form(enum.Enum):
-    DEVICE = "device"
-    HOST = "host"
-    PYTHON = "python"
-
-    __hash__ = object.__hash__  # enum's own, by name, is slow, and slots are looked up by form
+# The forms of a value; plain numbers, because compiling is part of a trainer's inner loop.
+_DEVICE, _HOST, _PYTHON = range(3)
 
 
 def compile_graph(
@@ -79,10 +73,13 @@ class _Compiler:
         self.opsets = {canonical_domain(domain): version for domain, version in opsets.items()}
         self.options = options
         self.device = device
-        self.one_memory = device.type == "cpu"  # host and device form are the same
+        self.one_memory = device.type == "cpu"
         self.template: list[Any] = [None]  # slot 0 is the absent optional input
         self.plan: list[tuple[Kernel, tuple[int, ...], int]] = []
-        self.slots: dict[tuple[ir.Value | None, _Form], int] = {}
+        # Where a value is, for each form. On the CPU, device and host form are the same.
+        self.slots: list[dict[ir.Value | None, int]] = [{}, {}, {}]
+        if self.one_memory:
+            self.slots[_HOST] = self.slots[_DEVICE]
         self.initializers: dict[ir.Value, ir.TensorProtocol] = {}
         self.constants: dict[ir.Value, Any] = {}
         self.on_host: set[ir.Value] = set()
@@ -98,25 +95,27 @@ class _Compiler:
                 self.initializers[value] = value.const_value
         inputs = {}
         for value in (*graph.inputs, *captured):
-            if (value, _Form.DEVICE) not in self.slots and value not in self.initializers:
+            if value not in self.slots[_DEVICE] and value not in self.initializers:
                 inputs[value.name or ""] = self.reserve(value)
         nodes = in_order(graph)
         needed = self.needed_values(graph.outputs, nodes)
         for node in nodes:
-            if any(value in needed for value in node.outputs):
+            if not needed.isdisjoint(node.outputs):
                 self.add(node, needed)
-        outputs = tuple(self.slot(value, _Form.DEVICE) for value in graph.outputs)
+        outputs = tuple(self.slot(value, _DEVICE) for value in graph.outputs)
         steps = with_lifetimes(self.plan, (*outputs, *given_slots, *inputs.values()))
         return Program(self.template, steps, given_slots, inputs, outputs, self.nodes)
 
-    def needed_values(self, outputs: Iterable[ir.Value], nodes: Sequence[ir.Node]) -> set[ir.Value | None]:
+    def needed_values(
+        self, outputs: Iterable[ir.Value], nodes: Sequence[ir.Node]
+    ) -> set[ir.Value | None]:
         """Values on which the outputs depend and which are not given."""
         needed: set[ir.Value | None] = set(outputs)
         for node in reversed(nodes):
             wanted = False
             for value in node.outputs:
                 if value in needed:
-                    if (value, _Form.DEVICE) in self.slots:
+                    if value in self.slots[_DEVICE]:
                         needed.discard(value)
                     else:
                         wanted = True
@@ -126,11 +125,11 @@ class _Compiler:
         needed.discard(None)
         return needed
 
-    def reserve(self, value: ir.Value, form: _Form = _Form.DEVICE) -> int:
+    def reserve(self, value: ir.Value, form: int = _DEVICE) -> int:
         """A new slot that holds `value` in `form`."""
         slot = len(self.template)
         self.template.append(None)
-        self.slots[value, form] = slot
+        self.slots[form][value] = slot
         return slot
 
     def constant(self, value: ir.Value | None) -> Any:
@@ -138,7 +137,7 @@ class _Compiler:
         if value is None:
             return None
         found = self.constants.get(value)
-        if found is None and (value, _Form.DEVICE) not in self.slots:
+        if found is None and value not in self.slots[_DEVICE]:
             stored = self.initializers.get(value)
             if stored is not None:
                 found = self.constants[value] = to_torch(stored, value.name or "")
@@ -147,14 +146,12 @@ class _Compiler:
     def is_constant(self, value: ir.Value) -> bool:
         """Whether the value never changes; does not load it."""
         return value in self.constants or (
-            value in self.initializers and (value, _Form.DEVICE) not in self.slots
+            value in self.initializers and value not in self.slots[_DEVICE]
         )
 
-    def slot(self, value: ir.Value | None, form: _Form) -> int:
+    def slot(self, value: ir.Value | None, form: int) -> int:
         """The slot that holds `value` in `form`, after a conversion where one is needed."""
-        if form is _Form.HOST and self.one_memory:
-            form = _Form.DEVICE
-        found = self.slots.get((value, form))
+        found = self.slots[form].get(value)
         if found is not None:
             return found
         if value is None:
@@ -164,11 +161,11 @@ class _Compiler:
             slot = self.reserve(value, form)
             self.template[slot] = self.convert(constant, form)
             return slot
-        if form is _Form.PYTHON:
-            source, kernel = self.slot(value, _Form.HOST), _to_python
+        if form == _PYTHON:
+            source, kernel = self.slot(value, _HOST), _to_python
         else:
-            other = _Form.HOST if form is _Form.DEVICE else _Form.DEVICE
-            stored = self.slots.get((value, other))
+            other = _HOST if form == _DEVICE else _DEVICE
+            stored = self.slots[other].get(value)
             if stored is None:
                 raise ModelError(
                     f"value {value.name!r} is used but nothing gives it: no bytes in the file, "
@@ -179,17 +176,17 @@ class _Compiler:
         self.plan.append((kernel, (source,), slot))
         return slot
 
-    def convert(self, tensor: Any, form: _Form) -> Any:
+    def convert(self, tensor: Any, form: int) -> Any:
         """A constant in another form."""
-        if form is _Form.PYTHON:
+        if form == _PYTHON:
             return _to_python(tensor)
-        if form is _Form.DEVICE and isinstance(tensor, torch.Tensor):
+        if form == _DEVICE and isinstance(tensor, torch.Tensor):
             return tensor.to(self.device)
         return tensor
 
-    def mover(self, form: _Form) -> Kernel:
+    def mover(self, form: int) -> Kernel:
         """The function that brings a tensor to the host or to the device."""
-        device = torch.device("cpu") if form is _Form.HOST else self.device
+        device = torch.device("cpu") if form == _HOST else self.device
         return lambda x: x.to(device)
 
     def add(self, node: ir.Node, needed: set[ir.Value | None]) -> None:
@@ -206,19 +203,21 @@ class _Compiler:
         view = NodeView(
             node, version, self.options, self.numbers_of(node), self.blocks(node, captures)
         )
+        for i in operator.unused(view):
+            operands[i] = None
         kernel = operator.build(view)
         if operator.many and len(node.outputs) == 1:
             kernel = _first_of(kernel)
         if all(value is None or self.is_constant(value) for value in operands):
-            self.fold(node, operator, kernel)
+            self.fold(node, operator, kernel, operands, needed)
             return
         host = self.runs_on_host(operator, operands)
-        place = _Form.HOST if host else _Form.DEVICE
+        place = _HOST if host else _DEVICE
         if operator.placement is Placement.METADATA:
             inputs = [self.anywhere(value) for value in operands]
         elif operator.python:
             inputs = [
-                self.slot(value, _Form.PYTHON if i in operator.python else place)
+                self.slot(value, _PYTHON if i in operator.python else place)
                 for i, value in enumerate(operands)
             ]
         else:
@@ -247,8 +246,8 @@ class _Compiler:
         if constant is not None:
             self.constants[output] = constant
             return
-        form = _Form.HOST if source in self.on_host else _Form.DEVICE
-        self.slots[output, form] = self.slot(source, form)
+        form = _HOST if source in self.on_host else _DEVICE
+        self.slots[form][output] = self.slot(source, form)
         if source in self.on_host:
             self.on_host.add(output)
 
@@ -262,33 +261,38 @@ class _Compiler:
             value is None
             or i in operator.python
             or value in self.on_host
-            or value in self.constants
+            or self.is_constant(value)
             for i, value in enumerate(operands)
         )
 
     def anywhere(self, value: ir.Value | None) -> int:
         """The slot of a tensor, wherever it is already."""
         on_host = value is not None and value in self.on_host
-        return self.slot(value, _Form.HOST if on_host else _Form.DEVICE)
+        return self.slot(value, _HOST if on_host else _DEVICE)
 
-    def fold(self, node: ir.Node, operator: Operator, kernel: Kernel) -> None:
+    def fold(
+        self,
+        node: ir.Node,
+        operator: Operator,
+        kernel: Kernel,
+        operands: Sequence[ir.Value | None],
+        needed: set[ir.Value | None],
+    ) -> None:
         """Execute a node whose inputs never change."""
-        operands = [
-            _to_python(self.constant(value))
-            if i in operator.python and value is not None
-            else self.constant(value)
-            for i, value in enumerate((*node.inputs, *captured_values(node)))
+        arguments = [
+            _to_python(self.constant(value)) if i in operator.python else self.constant(value)
+            for i, value in enumerate(operands)
         ]
         try:
             with torch.no_grad():
-                result = kernel(*operands)
+                result = kernel(*arguments)
         except OnnxGhnError:
             raise
-        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        except Exception as error:  # whatever torch raises, it is about this node
             raise ModelError(f"{describe(node)} failed: {error}") from error
         results = (result,) if len(node.outputs) == 1 else result
         for value, tensor in zip(node.outputs, results, strict=False):
-            if value.name:
+            if value in needed:
                 self.constants[value] = tensor
 
     def emit(
@@ -300,7 +304,7 @@ class _Compiler:
         needed: set[ir.Value | None],
     ) -> None:
         """Append the step of a node, and one for each further output that is used."""
-        form = _Form.HOST if host else _Form.DEVICE
+        form = _HOST if host else _DEVICE
         wanted = [(i, value) for i, value in enumerate(node.outputs) if value in needed]
         if host:
             self.on_host.update(value for _, value in wanted)
@@ -312,7 +316,7 @@ class _Compiler:
             self.template.append(None)
             self.plan.append((kernel, inputs, slot))
             for i, value in wanted:
-                self.plan.append((itemgetter(i), (slot,), self.reserve(value, form)))
+                self.plan.append((_pick(i), (slot,), self.reserve(value, form)))
         self.nodes[slot] = node
 
     def blocks(self, node: ir.Node, captures: Sequence[ir.Value]) -> dict[str, Kernel]:
@@ -339,7 +343,8 @@ def _values_named(graph: ir.Graph, names: Sequence[str]) -> list[ir.Value]:
     found.update((value.name, value) for value in graph.inputs if value.name)
     if any(name not in found for name in names):
         for node in graph:
-            found.update((value.name, value) for value in node.outputs if value.name)
+            values = (*node.inputs, *node.outputs)
+            found.update((value.name, value) for value in values if value and value.name)
     for name in names:
         if name not in found:
             raise ModelError(f"the model has no tensor {name!r} to take a parameter's place")
@@ -348,6 +353,15 @@ def _values_named(graph: ir.Graph, names: Sequence[str]) -> list[ir.Value]:
 
 def _to_python(tensor: Any) -> Any:
     return tensor.tolist() if isinstance(tensor, torch.Tensor) else tensor
+
+
+def _pick(index: int) -> Kernel:
+    def pick(results: Any) -> Any:
+        if isinstance(results, torch.Tensor):  # its row would be silently wrong
+            raise TypeError("one tensor where several outputs are read")
+        return results[index]
+
+    return pick
 
 
 def _first_of(kernel: Kernel) -> Kernel:

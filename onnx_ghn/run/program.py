@@ -51,7 +51,7 @@ class Program:
                     slots[slot] = None
         except (OnnxGhnError, torch.OutOfMemoryError):
             raise
-        except (RuntimeError, ValueError, IndexError, TypeError, NotImplementedError) as error:
+        except Exception as error:  # whatever torch raises, it is about this node
             node = self.nodes.get(out)
             where = "a conversion" if node is None else describe(node)
             raise ModelError(f"{where} failed: {error}") from error

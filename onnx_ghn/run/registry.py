@@ -51,9 +51,9 @@ class RunOptions:
     recorded: dict[tuple[str, str], tuple[Any, Any]] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class NodeView:
-    """What a builder sees of a node.
+    """What a builder sees of a node, to read only (frozen would take longer to make).
 
     Attributes:
         node: The node.
@@ -81,9 +81,11 @@ class NodeView:
         return index < len(inputs) and inputs[index] is not None
 
     def wants(self, index: int) -> bool:
-        """Whether the node declares the output at `index`."""
+        """Whether something reads the output at `index`."""
         outputs = self.node.outputs
-        return index < len(outputs) and bool(outputs[index].name)
+        if index >= len(outputs):
+            return False
+        return bool(outputs[index].uses()) or outputs[index].is_graph_output()
 
     @property
     def output_count(self) -> int:
@@ -103,6 +105,10 @@ class NodeView:
 Builder = Callable[[NodeView], Kernel]
 
 
+def _none_unused(node: NodeView) -> Sequence[int]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Operator:
     """A registered operator.
@@ -113,6 +119,7 @@ class Operator:
         python: Positions of the inputs that the function takes as Python numbers or lists.
         placement: Where it runs.
         many: The function always returns a tuple, even for a single output.
+        unused: Positions of the inputs that the function ignores for a node; they need no value.
     """
 
     since: int
@@ -120,6 +127,7 @@ class Operator:
     python: Sequence[int] = ()
     placement: Placement = Placement.DATA
     many: bool = False
+    unused: Callable[[NodeView], Sequence[int]] = _none_unused
 
 
 _REGISTRY: dict[tuple[str, str], list[Operator]] = {}
@@ -133,6 +141,7 @@ def operator(
     python: Sequence[int] = (),
     placement: Placement = Placement.DATA,
     many: bool = False,
+    unused: Callable[[NodeView], Sequence[int]] = _none_unused,
 ) -> Callable[[Builder], Builder]:
     """Register the decorated builder for an operator from opset version `since` on.
 
@@ -144,7 +153,7 @@ def operator(
         versions = _REGISTRY.setdefault((domain, name), [])
         if any(entry.since == since for entry in versions):
             raise ValueError(f"operator {domain}::{name} version {since} is registered twice")
-        versions.append(Operator(since, build, python, placement, many))
+        versions.append(Operator(since, build, python, placement, many, unused))
         versions.sort(key=lambda entry: -entry.since)
         return build
 

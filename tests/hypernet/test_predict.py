@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from onnx_ghn.hypernet import predict as module
+from onnx_ghn.hypernet import tiles
 from onnx_ghn.hypernet.fit import fit_weight
 from onnx_ghn.hypernet.predict import predict, reasons_against
 from onnx_ghn.read.graph import ATTRIBUTES, GhnGraph, Op, Part, Slot
@@ -109,7 +110,7 @@ def test_large_groups_are_decoded_in_pieces(archives, data, parity_values, monke
     archive = archives["ghn3_tiny"]
     reading, _ = parity_values.read_fixture(data / "ghn3_tiny" / "resnet18.npz")
     whole = predict(reading, archive)
-    monkeypatch.setattr(module, "GROUP_BYTES", 1 << 15)
+    monkeypatch.setattr(tiles, "GROUP_BYTES", 1 << 15)
     pieces = predict(reading, archive)
     for index in whole.indices:
         np.testing.assert_allclose(whole.tensor(index), pieces.tensor(index), atol=1e-6)

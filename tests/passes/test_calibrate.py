@@ -76,7 +76,7 @@ def export(network: nn.Module, training: bool) -> ir.Model:
     return ir.from_proto(onnx.load_from_string(buffer.getvalue()))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore")  # the exporter's own
 @pytest.mark.parametrize("training", [True, False], ids=["training", "identities"])
 def test_equal_to_torch(training: bool, tmp_path: Path):
     """With `training=False` the exporter merges equal tensors behind Identity nodes."""
@@ -114,6 +114,61 @@ def test_equal_to_torch(training: bool, tmp_path: Path):
         session = open_session(tmp_path / "calibrated.onnx")
         [output] = session.run({"x": batches[0]}).values()
         assert output == pytest.approx(expected, abs=1e-4)
+
+
+class Folding(nn.Module):
+    """Convolutions whose BatchNorm the exporter folds into them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1, groups=4, bias=False)
+        self.bn2 = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.bn1(self.conv1(x)))
+        x = x + self.bn2(self.conv2(x))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter's own
+def test_folded_convolutions_equal_torch_with_the_layers_they_held():
+    torch.manual_seed(0)
+    network = Folding().eval()
+    for norm in (network.bn1, network.bn2):
+        nn.init.uniform_(norm.running_mean, -2, 2)
+        nn.init.uniform_(norm.running_var, 0.2, 5)
+    buffer = io.BytesIO()
+    torch.onnx.export(
+        network,
+        (torch.randn(2, 3, 12, 12),),
+        buffer,
+        dynamo=False,
+        input_names=["x"],
+        dynamic_axes={"x": {0: "N"}},
+    )
+    model = ir.from_proto(onnx.load_from_string(buffer.getvalue()))
+    assert not any(node.op_type == "BatchNormalization" for node in model.graph)
+    generator = np.random.default_rng(0)
+    batches = [(generator.standard_normal((5, 3, 12, 12)) * 3).astype("f") for _ in range(3)]
+    for norm in (network.bn1, network.bn2):
+        norm.momentum = None
+        norm.reset_running_stats()
+    with torch.no_grad():
+        network.train()
+        for batch in batches:
+            network(torch.from_numpy(batch))
+        expected = network.eval()(torch.from_numpy(batches[0])).numpy()
+
+    assert not Calibrate({"x": batch} for batch in batches)(model).modified
+    calibrate = Calibrate(({"x": batch} for batch in batches), folded=True)
+    assert calibrate(model).modified
+    assert len(calibrate.notes) == 4
+    [found] = open_session(model).run({"x": batches[0]}).values()
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert not any(node.op_type == "BatchNormalization" for node in model.graph)
 
 
 def test_noise_gives_a_normalised_network():
@@ -239,6 +294,19 @@ def test_no_data_and_wrong_data_are_errors():
         Calibrate([])(chain())
     with pytest.raises(ModelError, match="can't run"):
         Calibrate([{"x": np.ones((2, 7), np.float32)}])(chain())
+
+
+@pytest.mark.cuda
+def test_cuda_gives_the_same_statistics():
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has no CUDA")
+    on_cpu, on_cuda = chain(), chain()
+    Calibrate()(on_cpu)
+    Calibrate(device="cuda")(on_cuda)
+    for name in ("m1", "v1", "m2", "v2"):
+        assert stored(on_cuda, name) == pytest.approx(stored(on_cpu, name), rel=1e-3, abs=1e-5)
 
 
 def test_a_model_without_batch_normalization_is_left():

@@ -42,8 +42,8 @@ count (int64 n, float[2] x, float[2] w) => (float[2] last, float[steps, 2] all) 
 SCAN = """
 <ir_version: 10, opset_import: ["" : 18]>
 scan (float[2] start, float[5, 2] x, float[2] w) => (float[2] last, float[2, 5] all) {
-  last, all = Scan <num_scan_inputs: int = 1, scan_input_directions: ints = [1],
-                    scan_output_axes: ints = [1]> (start, x) <
+  last, all = Scan (start, x) <
+    num_scan_inputs: int = 1, scan_input_directions: ints = [1], scan_output_axes: ints = [1],
     body = step (float[2] state, float[2] row) => (float[2] next, float[2] seen) {
       scaled = Mul (state, w)
       next = Add (scaled, row)

@@ -131,7 +131,7 @@ def test_average_pool(check_operator, normal, x, attributes, count, opset):
 
 @pytest.mark.parametrize(("x", "attributes"), CEIL)
 @pytest.mark.parametrize("count", [0, 1])
-@pytest.mark.parametrize("opset", [19, 22])
+@pytest.mark.parametrize("opset", [10, 19, 22])
 def test_average_pool_ceil(check_operator, normal, x, attributes, count, opset):
     check_operator(
         "AveragePool", [normal(*x)], opset, ceil_mode=1, count_include_pad=count, **attributes

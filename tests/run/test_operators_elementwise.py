@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 import pytest
+import torch
 from onnx import TensorProto
+
+from onnx_ghn.run.interpreter import Interpreter
 
 ANYWHERE = ["Relu", "Sigmoid", "Tanh", "Neg", "Abs", "Exp", "Floor", "Ceil", "LeakyRelu", "Elu"]
 ANYWHERE += ["Selu", "HardSigmoid", "Softplus", "Softsign"]
@@ -167,3 +171,40 @@ def test_cast(check_operator, normal, kind, opset):
 
 def test_cast_like(check_operator, normal):
     check_operator("CastLike", [normal(3, 4), np.zeros(1, np.float64)], 15)
+
+
+# ONNX Runtime begins at opset 7; what came before is checked against numpy.
+OLD = """
+<ir_version: 3, opset_import: ["" : 6]>
+old (float[2, 3, 4] x, float[3] b) => (float[2, 3, 4] y) {{ y = {body} (x, b) }}
+"""
+
+
+def old(body, *arrays):
+    model = ir.from_onnx_text(OLD.format(body=body))
+    inputs = dict(zip("xb", map(torch.from_numpy, arrays), strict=True))
+    return Interpreter(model)(inputs)[0].numpy()
+
+
+def test_old_broadcasting_begins_at_an_axis(normal):
+    x, b = normal(2, 3, 4), normal(3)
+    y = old("Add <broadcast: int = 1, axis: int = 1>", x, b)
+    np.testing.assert_allclose(y, x + b[:, None])
+
+
+def test_old_prelu_has_a_slope_for_each_channel(normal):
+    x, slope = normal(2, 3, 4), normal(3)
+    np.testing.assert_allclose(old("PRelu", x, slope), np.where(x < 0, x * slope[:, None], x))
+
+
+def test_old_clip_and_cast(normal):
+    text = """
+    <ir_version: 3, opset_import: ["" : 4]>
+    old (float[3] x) => (int64[3] y) {
+      a = Clip <min: float = 0.0> (x)
+      y = Cast <to: string = "INT64"> (a)
+    }
+    """
+    x = np.float32([-1.5, 2.5, 3.0])
+    (y,) = Interpreter(ir.from_onnx_text(text))(torch.from_numpy(x))
+    np.testing.assert_array_equal(y.numpy(), [0, 2, 3])

@@ -69,6 +69,30 @@ def test_training_mode_follows_the_file(normal):
     np.testing.assert_allclose(got[2].numpy(), 0.9 * var + 0.1 * batch_var, atol=1e-6)
 
 
+@pytest.mark.parametrize("is_test", [0, 1])
+def test_opset_6_normalises_the_batch_unless_told(normal, is_test):
+    text = BATCH_NORM.replace(": 15", ": 6")
+    text = text.replace("epsilon: float = 0.001", f"is_test: int = {is_test}")
+    x, scale, shift = (torch.from_numpy(a) for a in (normal(4, 3, 5, 6), normal(3), normal(3)))
+    mean, var = torch.from_numpy(normal(3)), torch.from_numpy(positive(normal(3)))
+    feeds = {"x": x, "scale": scale, "shift": shift, "mean": mean, "var": var}
+    (y,) = Interpreter(ir.from_onnx_text(text))(feeds)
+    statistics = (mean, var) if is_test else (None, None)
+    expected = torch.nn.functional.batch_norm(x, *statistics, scale, shift, not is_test)
+    torch.testing.assert_close(y, expected)
+
+
+def test_statistics_outputs_that_nothing_reads_need_no_statistics(normal):
+    text = BATCH_NORM.replace("epsilon: float = 0.001", "training_mode: int = 1")
+    text = text.replace("y = Batch", "y, m, v = Batch")
+    x, scale, shift = (torch.from_numpy(a) for a in (normal(4, 3, 5, 6), normal(3), normal(3)))
+    feeds = {"x": x, "scale": scale, "shift": shift}
+    feeds |= {"mean": torch.full((3,), torch.nan), "var": torch.full((3,), torch.nan)}
+    (y,) = Interpreter(ir.from_onnx_text(text))(feeds)
+    expected = torch.nn.functional.batch_norm(x, None, None, scale, shift, training=True)
+    torch.testing.assert_close(y, expected)
+
+
 @pytest.mark.parametrize("opset", [7, 22])
 @pytest.mark.parametrize("shape", [(2, 3, 9), (2, 3, 4, 5)])
 def test_instance_norm(check_operator, normal, opset, shape):

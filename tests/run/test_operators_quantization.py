@@ -41,9 +41,10 @@ def test_dynamic(check_operator, normal):
 
 
 def test_matmul_integer(check_operator):
+    # Small numbers: on CPUs without VNNI, ONNX Runtime saturates pairs of products at 16 bits.
     generator = np.random.default_rng(0)
-    a = generator.integers(0, 255, (3, 4), dtype=np.uint8)
-    b = generator.integers(-128, 127, (4, 5), dtype=np.int8)
+    a = generator.integers(0, 127, (3, 4), dtype=np.uint8)
+    b = generator.integers(-64, 63, (4, 5), dtype=np.int8)
     zeros = [np.array(3, np.uint8), np.array(-2, np.int8)]
     check_operator("MatMulInteger", [a, b], 10)
     check_operator("MatMulInteger", [a, b, *zeros], 10)

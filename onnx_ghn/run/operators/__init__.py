@@ -13,6 +13,7 @@ _MODULES = (
     "creation",
     "indexing",
     "linear",
+    "microsoft",
     "normalization",
     "pooling",
     "quantization",

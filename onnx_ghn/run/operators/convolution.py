@@ -20,7 +20,8 @@ _TRANSPOSED = {
 
 
 @operator("Conv", since=1)
-def _conv(node: NodeView) -> Kernel:
+def build_conv(node: NodeView) -> Kernel:
+    """The function of a Conv node."""
     attributes = node.attributes
     stride = list(attributes.get_ints("strides", ())) or 1
     dilation = list(attributes.get_ints("dilations", ())) or 1

@@ -11,7 +11,8 @@ direct("MatMul", torch.matmul)
 
 
 @operator("Gemm", since=1)
-def _gemm(node: NodeView) -> Kernel:
+def build_gemm(node: NodeView) -> Kernel:
+    """The function of a Gemm node."""
     attributes = node.attributes
     alpha = attributes.get_float("alpha", 1.0)
     beta = attributes.get_float("beta", 1.0)

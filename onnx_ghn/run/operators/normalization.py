@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -9,19 +11,41 @@ from torch.nn.functional import pad
 from onnx_ghn.run.registry import Kernel, NodeView, operator
 
 
-@operator("BatchNormalization", since=1)
-@operator("BatchNormalization", since=14)
+def _is_training(node: NodeView) -> bool:
+    """Whether the file asks for the statistics of the batch."""
+    if node.version >= 14:
+        return bool(node.attributes.get_int("training_mode", 0))
+    if node.version < 7:
+        return not node.attributes.get_int("is_test", 0)
+    return node.output_count > 1  # from opset 7 to 13, by asking for the new statistics
+
+
+def _unread_statistics(node: NodeView) -> Sequence[int]:
+    of_batch = node.options.batch_statistics or _is_training(node)
+    return (3, 4) if of_batch and not _outputs_statistics(node) else ()
+
+
+def _outputs_statistics(node: NodeView) -> bool:
+    """Training exports declare these outputs, and hardly ever read them."""
+    return any(node.wants(i) for i in range(1, node.output_count))
+
+
+@operator("BatchNormalization", since=1, unused=_unread_statistics)
 def _batch_norm(node: NodeView) -> Kernel:
     attributes = node.attributes
     epsilon = attributes.get_float("epsilon", 1e-5)
     if node.version < 9 and not attributes.get_int("spatial", 1):
         raise node.unsupported("spatial=0 (statistics of each position)")
-    # Before opset 14, further outputs asked for training mode.
-    training = node.output_count > 1
-    if node.version >= 14:
-        training = bool(attributes.get_int("training_mode", 0))
-    if training and node.output_count > 1:
+    training = _is_training(node)
+    if _outputs_statistics(node):
+        if not training:
+            raise node.unsupported("statistics as outputs without training_mode=1")
         return _training_batch_norm(epsilon, attributes.get_float("momentum", 0.9))
+    kernel = _single_output(node, epsilon, training)
+    return kernel if node.output_count == 1 else lambda *inputs: (kernel(*inputs),)
+
+
+def _single_output(node: NodeView, epsilon: float, training: bool) -> Kernel:
     if node.options.recorded is not None:
         return _recording_batch_norm(node, epsilon)
     of_batch = training or node.options.batch_statistics

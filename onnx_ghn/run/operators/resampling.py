@@ -23,7 +23,7 @@ class _Rule:
     exclude_outside: bool = False
 
 
-@operator("Upsample", since=1)
+@operator("Upsample", since=7)
 def _upsample_attribute(node: NodeView) -> Kernel:
     scales = list(node.attributes.get_floats("scales", ()))
     rule = _asymmetric(node)

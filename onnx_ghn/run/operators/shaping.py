@@ -99,7 +99,9 @@ def _split_attribute(node: NodeView) -> Kernel:
     axis = node.attributes.get_int("axis", 0)
     sizes = node.attributes.get_ints("split", None)
     count = node.output_count
-    return lambda x, *_: _split(x, sizes, count, axis)
+    if node.has_input(1):
+        raise node.unsupported("sizes as an input before opset 13")
+    return lambda x: _split(x, sizes, count, axis)
 
 
 @operator("Split", since=13, python=(1,), many=True)

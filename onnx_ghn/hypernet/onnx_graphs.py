@@ -1,0 +1,204 @@
+"""The hypernetwork's methods as ONNX models, which run without torch.
+
+The same network as `onnx_ghn.hypernet.model`, written in ONNX's text format. The models hold no
+weights: their initializers point into the archive's safetensors file, which keeps tensors as ONNX
+external data does, raw and in a row.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+
+import onnx
+import onnx.parser
+
+from onnx_ghn.hypernet.config import GATED, GRAPHORMER, NetworkConfig
+from onnx_ghn.hypernet.onnx_encoders import CONSTANTS, encode, linear
+
+GRAPHS = ("encode", "weight", "classifier", "vector")
+
+ENCODERS = (GRAPHORMER, GATED)
+"""Designs that are written here."""
+
+HEADER = '<ir_version: 10, opset_import: ["" : 20]>\n'
+
+
+def graph_file(archive: Path, name: str) -> Path:
+    """Where the ONNX model `name` of an archive lies."""
+    return archive.with_suffix(f".{name}.onnx")
+
+
+def build_graphs(network: NetworkConfig, weights: Path) -> dict[str, onnx.ModelProto]:
+    """The ONNX models of a hypernetwork, by the names in `GRAPHS`.
+
+    - encode: features int64[N, F], distance int64[N, N] -> states [N, H].
+    - weight: states [n, H], the window's rows int64[h] and columns int64[w] of the decoder's map,
+      o int64[1], i int64[1], kernel int64[2] -> tile [n, o, i, kh, kw].
+    - classifier: tile [n, C0, i] -> [n, classes, i].
+    - vector: states [n, H] -> vectors [n, 2, M], class_bias [n, classes].
+
+    Args:
+        network: Sizes.
+        weights: The safetensors file; the models must be saved in its folder.
+    """
+    texts = {
+        "encode": encode(network),
+        "weight": _weight(network),
+        "classifier": _classifier(),
+        "vector": _vector(network),
+    }
+    shapes = {
+        "weight.positions.weight": (4 * network.hidden, network.side, network.side, -1),
+        "weight.positions.bias": (4 * network.hidden, network.side, network.side),
+        "weight.outer.weight": (*network.channels, -1),
+        "weight.outer.bias": network.channels,
+    }
+    models = {}
+    for name, text in texts.items():
+        models[name] = onnx.parser.parse_model(HEADER + text)
+        _add_weights(models[name], text, weights, shapes)
+    return models
+
+
+def _add_weights(
+    model: onnx.ModelProto, text: str, weights: Path, shapes: dict[str, tuple[int, ...]]
+) -> None:
+    """Add an initializer for each `W_name` of the text that points into the safetensors file."""
+    with weights.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        entries = json.loads(stream.read(length))
+    used = set(re.findall(r"\bW_\w+", text))
+    for name, entry in entries.items():
+        if _name(name) not in used:
+            continue
+        start, end = entry["data_offsets"]
+        tensor = model.graph.initializer.add(
+            name=_name(name),
+            data_type=onnx.TensorProto.FLOAT,
+            dims=_shape(shapes.get(name, entry["shape"]), math.prod(entry["shape"])),
+            data_location=onnx.TensorProto.EXTERNAL,
+        )
+        place = {"location": weights.name, "offset": 8 + length + start, "length": end - start}
+        for key, value in place.items():
+            tensor.external_data.add(key=key, value=str(value))
+
+
+def _shape(shape: tuple[int, ...] | list[int], count: int) -> list[int]:
+    """The shape with -1 replaced by what `count` elements leave for it."""
+    known = math.prod(size for size in shape if size != -1)
+    return [count // known if size == -1 else size for size in shape]
+
+
+def _name(key: str) -> str:
+    """The identifier of a weight in the text."""
+    return "W_" + key.replace(".", "_")
+
+
+def _weight(network: NetworkConfig) -> str:
+    features = 4 * network.hidden
+    text = (
+        "weight (float[n, H] states, int64[h] rows, int64[w] columns, int64[1] o, int64[1] i, "
+        "int64[2] kernel) => (float[n, o, i, kh, kw] tile) {\n"
+    )
+    text += CONSTANTS
+    text += f"""
+  features = Constant <value_ints = [{features}]> ()
+  inner_width = Constant <value_ints = [{2 * features}]> ()
+  hidden = Constant <value_ints = [{network.hidden}]> ()
+  map_rows = Gather <axis = 1> (W_weight_positions_weight, rows)
+  window = Gather <axis = 2> (map_rows, columns)
+  bias_rows = Gather <axis = 1> (W_weight_positions_bias, rows)
+  bias_window = Gather <axis = 2> (bias_rows, columns)
+  window_shape = Concat <axis = 0> (flat, hidden)
+  window_weight = Reshape (window, window_shape)
+  window_bias = Reshape (bias_window, flat)
+  at = Gemm <transB = 1> (states, window_weight, window_bias)
+  at_active = Relu (at)
+  nodes = Shape <start = 0, end = 1> (states)
+  by_feature = Concat <axis = 0> (nodes, features, flat)
+  at_positions = Reshape (at_active, by_feature)
+  by_position = Transpose <perm = [0, 2, 1]> (at_positions)
+  feature_rows = Concat <axis = 0> (flat, features)
+  position_rows = Reshape (by_position, feature_rows)
+"""
+    text += linear("inner", "position_rows", "weight_inner")
+    text += """
+  inner_active = Relu (inner)
+  from = Constant <value_ints = [0, 0]> ()
+  both_axes = Constant <value_ints = [0, 1]> ()
+  to = Concat <axis = 0> (o, i)
+  outer_part = Slice (W_weight_outer_weight, from, to, both_axes)
+  bias_part = Slice (W_weight_outer_bias, from, to, both_axes)
+  outer_shape = Concat <axis = 0> (flat, inner_width)
+  outer_weight = Reshape (outer_part, outer_shape)
+  outer_bias = Reshape (bias_part, flat)
+  outer = Gemm <transB = 1> (inner_active, outer_weight, outer_bias)
+  channels = Mul (o, i)
+  tile_rows = Concat <axis = 0> (nodes, flat, channels)
+  by_tile_row = Reshape (outer, tile_rows)
+  by_channel = Transpose <perm = [0, 2, 1]> (by_tile_row)
+  height = Shape (rows)
+  width = Shape (columns)
+  map_size = Concat <axis = 0> (height, width)
+  map_shape = Concat <axis = 0> (nodes, channels, map_size)
+  map = Reshape (by_channel, map_shape)
+  exceeds = Greater (kernel, map_size)
+  exceeds_number = Cast <to = 7> (exceeds)
+  exceeds_any = ReduceMax <keepdims = 0> (exceeds_number)
+  resize = Cast <to = 9> (exceeds_any)
+  kernels = If (resize) <
+    then_branch = resized () => (float[n, c, kh, kw] larger) {
+      size = Concat <axis = 0> (nodes, channels, kernel)
+      larger = Resize <mode = "linear", coordinate_transformation_mode = "half_pixel">
+        (map, , , size)
+    },
+    else_branch = plain () => (float[n, c, kh, kw] same) { same = Identity (map) }
+  >
+  tile_shape = Concat <axis = 0> (nodes, o, i, kernel)
+  tile = Reshape (kernels, tile_shape)
+}"""
+    return text
+
+
+def _classifier() -> str:
+    return f"""classifier (float[n, c, i] tile) => (float[n, k, i] weight) {{
+{CONSTANTS}
+  active = Relu (tile)
+  mixed = MatMul (W_weight_classifier_weight, active)
+  bias = Unsqueeze (W_weight_classifier_bias, axis1)
+  weight = Add (mixed, bias)
+}}"""
+
+
+def _vector(network: NetworkConfig) -> str:
+    text = "vector (float[n, H] states) => (float[n, 2, m] vectors, float[n, k] class_bias) {\n"
+    text += CONSTANTS
+    text += linear("inner", "states", "vector_inner")
+    text += "  active = Relu (inner)\n"
+    text += linear("rows", "active", "vector_outer")
+    text += f"""
+  half = Constant <value_float = 0.5> ()
+  double = Constant <value_float = 2.0> ()
+  fifth = Constant <value_float = 0.2> ()
+  scale_row, shift_row = Split <axis = 1, num_outputs = 2> (rows)
+  scale_half = Mul (scale_row, half)
+  scale_squashed = Sigmoid (scale_half)
+  scales = Mul (scale_squashed, double)
+  shift_fifth = Mul (shift_row, fifth)
+  shifts = Tanh (shift_fifth)
+  side_by_side = Concat <axis = 1> (scales, shifts)
+  two_rows = Constant <value_ints = [-1, 2, {max(network.channels)}]> ()
+  vectors = Reshape (side_by_side, two_rows)
+  shift_active = Relu (shift_row)
+"""
+    text += linear("class_row", "shift_active", "vector_classifier")
+    return (
+        text
+        + """
+  class_fifth = Mul (class_row, fifth)
+  class_bias = Tanh (class_fifth)
+}"""
+    )

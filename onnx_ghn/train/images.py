@@ -1,0 +1,83 @@
+"""Batches of training images: random crop and flip, normalised, at the side that is asked for."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from onnx_ghn.data import Data, DataError
+
+PADDING = 8
+"""An image is shifted by at most 1/8 of its side."""
+
+
+class Images:
+    """Square uint8 images in memory, given out as normalised float batches.
+
+    Args:
+        data: Images with their labels.
+        mean, std: Normalisation, per channel, of values in [0, 1].
+        device: Where batches are made.
+
+    Raises:
+        DataError: The data are no square RGB images.
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if not data.is_image or data.x.shape[1] != data.x.shape[2] or data.x.shape[3] != 3:
+            raise DataError(
+                f"{data.source}: training needs square uint8 RGB images, got "
+                f"{data.x.dtype} {data.x.shape}"
+            )
+        self._x = torch.tensor(data.x, device=device)
+        self._y = torch.tensor(data.y, device=device)
+        self._mean = torch.tensor(mean, device=device).view(1, 3, 1, 1) * 255
+        self._factor = 1 / (torch.tensor(std, device=device).view(1, 3, 1, 1) * 255)
+        self.side = data.x.shape[1]
+
+    def __len__(self) -> int:
+        return len(self._y)
+
+    def random(self, generator: torch.Generator, size: int, side: int) -> tuple[Tensor, Tensor]:
+        """A random batch, augmented.
+
+        Args:
+            generator: A CPU generator: the batch depends on its state alone.
+            size: Images, drawn with replacement.
+            side: Rows and columns of the result; a smaller one averages pixels.
+
+        Returns:
+            Images float32 [size, 3, side, side] and labels int64 [size].
+        """
+        pad = self.side // PADDING
+        chosen = torch.randint(len(self), (size,), generator=generator)
+        shift = torch.randint(-pad, pad + 1, (2, size, 1), generator=generator)
+        flip = torch.rand((size, 1), generator=generator) < 0.5
+        line = torch.arange(self.side).expand(size, -1)
+        rows = (line + shift[0]).clamp(0, self.side - 1)
+        columns = (torch.where(flip, line.flip(1), line) + shift[1]).clamp(0, self.side - 1)
+        at = chosen * self.side * self.side
+        index = at[:, None, None] + rows[:, :, None] * self.side + columns[:, None, :]
+        pixels = self._x.view(-1, 3)[index.to(self._x.device).view(-1)]
+        images = pixels.view(size, self.side, self.side, 3).permute(0, 3, 1, 2)
+        return self._prepared(images, side), self._y[chosen.to(self._y.device)]
+
+    def batch(self, start: int, size: int, side: int) -> tuple[Tensor, Tensor]:
+        """Images `start` to `start + size` as they are; shapes as in `random`."""
+        images = self._x[start : start + size].permute(0, 3, 1, 2)
+        return self._prepared(images, side), self._y[start : start + size]
+
+    def _prepared(self, images: Tensor, side: int) -> Tensor:
+        x = (images.float() - self._mean) * self._factor
+        if side == self.side:
+            return x
+        if self.side % side == 0:
+            return F.avg_pool2d(x, self.side // side)
+        return F.interpolate(x, size=(side, side), mode="bilinear", antialias=True)

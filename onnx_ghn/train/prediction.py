@@ -1,0 +1,186 @@
+"""Predicts the weights of one architecture, differentiably.
+
+The same values as `onnx_ghn.hypernet.predict` gives, from the same decoders; here they are
+computed in few large operations, planned once for an architecture: each decoder runs once for all
+of its nodes, and parameters of equal shape are cut, repeated and scaled together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from onnx_ghn.errors import ModelError
+from onnx_ghn.hypernet.config import NetworkConfig
+from onnx_ghn.hypernet.features import features
+from onnx_ghn.hypernet.fit import TOKEN_STD, scale
+from onnx_ghn.hypernet.kinds import COLUMNS, POSITION, KindOf, KindsHypernetwork, window
+from onnx_ghn.hypernet.predict import Decoder, Source, sources_of
+from onnx_ghn.read.graph import Part
+from onnx_ghn.read.layout import Layout
+
+if TYPE_CHECKING:
+    from onnx_ghn.read.parameter import Parameter
+    from onnx_ghn.read.reading import Reading
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Parameters of one shape from one decoder, or one row of the vector decoder.
+
+    Attributes:
+        decoder: Number of a weight decoder (its kind), or the name of another one.
+        rows: Their rows in the decoder's output; None for all of them, in order.
+        shape: Their logical shape.
+        kernel: (kh, kw) of the tile that is cut out; (0, 0) for vectors.
+    """
+
+    decoder: int | str
+    rows: Tensor | None
+    shape: tuple[int, ...]
+    kernel: tuple[int, int]
+    names: tuple[str, ...]
+    layouts: tuple[Layout | None, ...]
+
+
+class PredictionPlan:
+    """What to predict for an architecture, and how.
+
+    Attributes:
+        features: int64[N, F].
+        distance: int64[N, N].
+        names: Predicted parameters, in the order of `predict`'s result.
+        constants: Learnable parameters that can't be predicted, at their analytic values.
+    """
+
+    def __init__(
+        self, reading: Reading, network: NetworkConfig, device: str | torch.device = "cpu"
+    ) -> None:
+        graph = reading.graph
+        if graph is None:
+            raise ModelError(f"this model has no graph to train on: {reading.graph_reason}")
+        table = features(graph, network, COLUMNS)
+        self.features = torch.from_numpy(table).to(device)
+        self.distance = torch.from_numpy(graph.distance.astype("int64")).to(device)
+        kinds = KindOf()(torch.from_numpy(table)).tolist()
+        self.kinds = kinds
+        self.constants: dict[str, Tensor] = {}
+        nodes: dict[int | str, list[int]] = {}
+        groups: dict[tuple[object, ...], list[tuple[Parameter, int]]] = {}
+        for parameter, source in zip(
+            reading.parameters, sources_of(reading, network), strict=True
+        ):
+            if not parameter.learnable:
+                continue
+            if isinstance(source, str):
+                self.constants[parameter.name] = _analytic(parameter).to(device)
+                continue
+            decoder = _decoder(source, kinds)
+            mine = nodes.setdefault(decoder, [])
+            if source.node not in mine:
+                mine.append(source.node)
+            shape, kernel = _sizes(parameter, source)
+            part = source.part is Part.SCALE
+            key = (decoder, part, shape, kernel)
+            groups.setdefault(key, []).append((parameter, mine.index(source.node)))
+        self.nodes = {
+            decoder: torch.tensor(mine, device=device) for decoder, mine in nodes.items()
+        }
+        self._groups: list[tuple[_Group, bool]] = []
+        for (decoder, part, shape, kernel), members in groups.items():
+            rows = [row for _, row in members]
+            every = rows == list(range(len(nodes[decoder])))
+            group = _Group(
+                decoder,
+                None if every else torch.tensor(rows, device=device),
+                shape,
+                kernel,
+                tuple(parameter.name for parameter, _ in members),
+                tuple(p.layout if p.layout.steps else None for p, _ in members),
+            )
+            self._groups.append((group, part))
+
+    def predict(self, network: KindsHypernetwork, states: Tensor) -> dict[str, Tensor]:
+        """Predict all parameters, in their physical shapes.
+
+        Args:
+            network: The hypernetwork.
+            states: `network.encode(self.features, self.distance)`.
+        """
+        x = network.read(states, self.features)
+        outputs = {d: _run(network, d, x[nodes]) for d, nodes in self.nodes.items()}
+        weights = dict(self.constants)
+        for group, is_scale in self._groups:
+            tile = outputs[group.decoder]
+            if group.decoder == "vector":
+                tile = tile[:, 0 if is_scale else 1]
+            if group.rows is not None:
+                tile = tile[group.rows]
+            fitted = _fit(tile, group)
+            for name, layout, tensor in zip(
+                group.names, group.layouts, fitted.unbind(0), strict=True
+            ):
+                weights[name] = tensor if layout is None else layout.to_physical(tensor)
+        return weights
+
+
+def _decoder(source: Source, kinds: list[int]) -> int | str:
+    match source.decoder:
+        case Decoder.WEIGHT:
+            return kinds[source.node]
+        case Decoder.CLASS_WEIGHT:
+            return "class_weight"
+        case Decoder.VECTOR:
+            return "vector"
+        case Decoder.CLASS_BIAS:
+            return "class_bias"
+
+
+def _run(network: KindsHypernetwork, decoder: int | str, x: Tensor) -> Tensor:
+    if isinstance(decoder, int):
+        return network.decoders[decoder](x)
+    if decoder == "vector":
+        return network.squashed(network.vector(x).flatten(2))
+    if decoder == "class_weight":
+        return network.class_weight(x)
+    return network.shift(network.class_bias(x))
+
+
+def _sizes(parameter: Parameter, source: Source) -> tuple[tuple[int, ...], tuple[int, int]]:
+    shape = parameter.logical_shape
+    if source.decoder is Decoder.WEIGHT:
+        return shape, (source.size[2], source.size[3])
+    return shape, (1, 1) if source.decoder is Decoder.CLASS_WEIGHT else (0, 0)
+
+
+def _fit(tile: Tensor, group: _Group) -> Tensor:
+    """Tiles [n, ...] -> parameters [n, *shape], as `onnx_ghn.hypernet.fit` defines them.
+
+    Repeats whole tiles and cuts, because the gradient of an indexed gather is slow.
+    """
+    n, shape = tile.shape[0], group.shape
+    if group.kernel == (0, 0):
+        return tile.repeat(1, -(-shape[0] // tile.shape[1]))[:, : shape[0]]
+    if group.decoder == POSITION:
+        rows, dim = shape[-2], shape[-1]
+        grid = window(tile, 1, dim, *group.kernel).reshape(n, -1, rows).transpose(1, 2)
+        return grid.repeat(1, 1, -(-dim // grid.shape[2]))[:, :, :dim].reshape(n, *shape)
+    o, i = shape[0], shape[1]
+    tile = window(tile, o, i, *group.kernel) * scale(shape)
+    up, along = -(-o // tile.shape[1]), -(-i // tile.shape[2])
+    if up * along > 1:
+        tile = tile.repeat(1, up, along, 1, 1)[:, :o, :i]
+    return tile.reshape(n, *shape)
+
+
+def _analytic(parameter: Parameter) -> Tensor:
+    """The value of a parameter outside the vocabulary while the rest is predicted."""
+    if len(parameter.shape) < 2:
+        return torch.full(parameter.shape, parameter.neutral)
+    generator = torch.Generator().manual_seed(0)
+    return TOKEN_STD * torch.randn(parameter.shape, generator=generator)
+
+
