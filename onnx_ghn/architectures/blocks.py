@@ -124,11 +124,14 @@ def dense(b: Builder, x: Map, out: int, style: Style, stride: int) -> Map:
 
 def branches(b: Builder, x: Map, out: int, style: Style, stride: int) -> Map:
     """Parallel 1 x 1, k x k and pooled branches, concatenated (Inception)."""
-    side_width = max(8, _eights(out / 4))
-    straight = unit(b, x, side_width, 1, 1)
-    spatial = unit(b, unit(b, x, side_width, 1), out - 2 * side_width, style.kernel)
-    pooled = unit(b, b.pool(x, "avg" if style.pool == "avg" else "max", 3, 1), side_width, 1)
-    y = _squeezed(b, b.concat([straight, spatial, pooled]), style)
+    width = max(8, _eights(out / 4))
+    parts = [unit(b, x, width, 1)]
+    if out > 2 * width:
+        pooled = b.pool(x, "avg" if style.pool == "avg" else "max", 3, 1)
+        parts.append(unit(b, pooled, width, 1))
+    rest = out - width * len(parts)
+    parts.append(unit(b, unit(b, x, width, 1), rest, style.kernel))
+    y = _squeezed(b, b.concat(parts), style)
     return b.pool(y, "max") if stride > 1 else y
 
 

@@ -142,8 +142,7 @@ def load_archive(
 
 def _onnx_engine(info: ArchiveInfo, threads: int, *, required: bool) -> Engine:
     """Check the files that the ONNX Runtime engine reads, and open it."""
-    from onnx_ghn.hypernet.onnx_engine import OnnxEngine
-    from onnx_ghn.hypernet.onnx_graphs import ENCODERS, GRAPHS, graph_file
+    from onnx_ghn.hypernet.onnx_engine import ENCODERS, GRAPHS, OnnxEngine, graph_file
 
     network = info.config.network
     if network.encoder not in ENCODERS:
@@ -202,7 +201,8 @@ def write_archive(
     from safetensors.numpy import save_file
     from safetensors.torch import load_file
 
-    from onnx_ghn.hypernet.onnx_graphs import ENCODERS, build_graphs, graph_file
+    from onnx_ghn.hypernet.onnx_engine import ENCODERS, graph_file
+    from onnx_ghn.hypernet.onnx_graphs import build_graphs
 
     target = Path(path)
     text = config.to_json()

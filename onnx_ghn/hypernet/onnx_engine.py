@@ -6,10 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from onnx_ghn.hypernet.config import CENTRE, NetworkConfig
+from onnx_ghn.hypernet.config import CENTRE, GATED, GRAPHORMER, NetworkConfig
 from onnx_ghn.hypernet.engines import Floats, Ints
-from onnx_ghn.hypernet.onnx_graphs import GRAPHS, graph_file
 from onnx_ghn.run.session import open_session
+
+ENCODERS = (GRAPHORMER, GATED)
+"""Designs that have an ONNX form."""
+GRAPHS = ("encode", "weight", "classifier", "vector")
+"""Names of the ONNX models, see `onnx_ghn.hypernet.onnx_graphs`."""
+
+
+def graph_file(archive: Path, name: str) -> Path:
+    """Where the ONNX model `name` of an archive lies."""
+    return archive.with_suffix(f".{name}.onnx")
 
 
 class OnnxEngine:

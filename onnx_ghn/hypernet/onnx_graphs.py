@@ -15,20 +15,10 @@ from pathlib import Path
 import onnx
 import onnx.parser
 
-from onnx_ghn.hypernet.config import GATED, GRAPHORMER, NetworkConfig
+from onnx_ghn.hypernet.config import NetworkConfig
 from onnx_ghn.hypernet.onnx_encoders import CONSTANTS, encode, linear
 
-GRAPHS = ("encode", "weight", "classifier", "vector")
-
-ENCODERS = (GRAPHORMER, GATED)
-"""Designs that are written here."""
-
 HEADER = '<ir_version: 10, opset_import: ["" : 20]>\n'
-
-
-def graph_file(archive: Path, name: str) -> Path:
-    """Where the ONNX model `name` of an archive lies."""
-    return archive.with_suffix(f".{name}.onnx")
 
 
 def build_graphs(network: NetworkConfig, weights: Path) -> dict[str, onnx.ModelProto]:

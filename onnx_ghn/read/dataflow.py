@@ -9,7 +9,6 @@ integer tensors (shapes, axes, indices).
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -20,10 +19,9 @@ from onnx_ghn.read import slots
 from onnx_ghn.read.bodies import bodies, is_same, values
 from onnx_ghn.read.constants import Constants, Shape, root_tensor
 from onnx_ghn.read.parameter import Site
+from onnx_ghn.read.weight_inputs import feeds_slot, weight_inputs
 
-FLOATS = frozenset(
-    {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
-)
+FLOATS = slots.FLOAT_TYPES
 
 MAX_ORIGINS = 64
 """A value mixed from more tensors than this (a table computed in the graph) keeps the first."""
@@ -167,7 +165,7 @@ class DataFlow:
 
     def _run(self) -> None:
         graph = self.model.graph
-        self._weight_inputs = set(_weight_inputs(self, graph))
+        self._weight_inputs = set(weight_inputs(self, graph))
         self._open(graph)
         self._walk(graph)
         self.roots.sort(key=self._first_use().__getitem__)
@@ -340,39 +338,6 @@ def trace(model: ir.Model) -> DataFlow:
     flow = DataFlow(traced, twins)
     flow._run()
     return flow
-
-
-def feeds_slot(flow: DataFlow, value: ir.Value, depth: int = 0) -> bool:
-    """Whether a value enters a weight slot, directly or through nodes that only rearrange it."""
-    for site in flow.uses(value):
-        if slots.find(site.node, site.index) is not None:
-            return True
-        if (
-            site.index == 0
-            and depth < 8
-            and site.node.op_type in slots.REARRANGING
-            and feeds_slot(flow, site.node.outputs[0], depth + 1)
-        ):
-            return True
-    return False
-
-
-def _weight_inputs(flow: DataFlow, graph: ir.Graph) -> Iterator[ir.Value]:
-    """Graph inputs that are weights: float, of static shape, and in a weight slot.
-
-    The slot's data operand must not be such an input itself: of `MatMul(x, y)` with two free
-    inputs neither is a weight.
-    """
-    candidates = [
-        value
-        for value in graph.inputs
-        if not value.is_initializer()
-        and value.dtype in FLOATS
-        and flow.shape(value) is not None
-        and feeds_slot(flow, value)
-    ]
-    if len(candidates) < len(graph.inputs):
-        yield from candidates
 
 
 def _count(shape: ir.Shape | ir.ShapeProtocol | None) -> int | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+Label = tuple[int | str, ...]
+
 
 def canonical_order(
-    labels: Sequence[tuple[int, ...]], predecessors: Sequence[Sequence[int]]
+    labels: Sequence[Label], predecessors: Sequence[Sequence[int]]
 ) -> list[int]:
     """Nodes by depth, then by a hash of everything before and after them.
 
@@ -22,20 +24,33 @@ def canonical_order(
     Returns:
         The indices of the nodes in their new order.
     """
-    count = len(labels)
-    successors: list[list[int]] = [[] for _ in range(count)]
-    depth = [0] * count
-    before: list[bytes] = [b""] * count
+    depth = [0] * len(labels)
+    for node, sources in enumerate(predecessors):
+        depth[node] = max((depth[source] + 1 for source in sources), default=0)
+    keys = structural_keys(labels, predecessors)
+    return sorted(range(len(labels)), key=lambda node: (depth[node], keys[node], node))
+
+
+def structural_keys(
+    labels: Sequence[Label], predecessors: Sequence[Sequence[int]]
+) -> list[tuple[bytes, bytes]]:
+    """For each node a hash of all that is before it, and of all that is after it.
+
+    Args:
+        labels: What a node is; anything with a faithful `repr`.
+        predecessors: For each node those before it, all of smaller index.
+    """
+    successors: list[list[int]] = [[] for _ in labels]
+    before: list[bytes] = [b""] * len(labels)
     for node, sources in enumerate(predecessors):
         for source in sources:
             successors[source].append(node)
-            depth[node] = max(depth[node], depth[source] + 1)
         before[node] = _digest(labels[node], sorted(before[source] for source in sources))
-    after: list[bytes] = [b""] * count
-    for node in reversed(range(count)):
+    after: list[bytes] = [b""] * len(labels)
+    for node in reversed(range(len(labels))):
         after[node] = _digest(labels[node], sorted(after[target] for target in successors[node]))
-    return sorted(range(count), key=lambda node: (depth[node], before[node], after[node], node))
+    return list(zip(before, after, strict=True))
 
 
-def _digest(label: tuple[int, ...], neighbours: list[bytes]) -> bytes:
+def _digest(label: Label, neighbours: list[bytes]) -> bytes:
     return hashlib.blake2b(repr(label).encode() + b"".join(neighbours), digest_size=8).digest()

@@ -14,6 +14,10 @@ from onnx_ghn.read.parameter import Role
 
 MICROSOFT = "com.microsoft"
 
+FLOAT_TYPES = frozenset(
+    {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
+)
+
 QUANTIZED_TYPES = frozenset(
     {
         ir.DataType.INT8,

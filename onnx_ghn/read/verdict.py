@@ -67,6 +67,8 @@ def judge(model: ir.Model, flow: DataFlow) -> tuple[Parameter, ...]:
     copies: dict[str, tuple[str, Transpose]] = {}
     for root in flow.roots:
         found, use = _decide(flow, root, uses[root])
+        if found.role is Role.CONSTANT and _holder(flow, root)[0] is Holder.INPUT:
+            continue  # an input like any other
         parameters.append(_parameter(flow, root, found, use, uses[root], scales))
         if found.copy is not None and found.learnable:
             source, permutation = found.copy

@@ -19,7 +19,7 @@ from onnx_ghn.architectures.key import graph_key
 from onnx_ghn.architectures.sample import FAMILY, NORM, sample
 from onnx_ghn.errors import OptionError
 from onnx_ghn.hypernet.config import NetworkConfig
-from onnx_ghn.model_io.loading import load_model
+from onnx_ghn.model_io.loading import load
 from onnx_ghn.read.reading import read_model
 from onnx_ghn.run.interpreter import Interpreter
 from onnx_ghn.train.prediction import PredictionPlan
@@ -115,7 +115,7 @@ class Corpus:
 
     def _make(self, source: str, seed: int, side: int) -> Task:
         if self._files:
-            return prepare(load_model(source), self._network, source, self._device)
+            return prepare(load(source), self._network, source, self._device)
         classes = self._network.classes
         model = sample(source, seed, image_side=side, classes=classes)
         # A held-out architecture is replaced by one that no other step draws.

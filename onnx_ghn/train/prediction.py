@@ -18,7 +18,8 @@ from onnx_ghn.hypernet.config import NetworkConfig
 from onnx_ghn.hypernet.features import features
 from onnx_ghn.hypernet.fit import TOKEN_STD, scale
 from onnx_ghn.hypernet.kinds import COLUMNS, POSITION, KindOf, KindsHypernetwork, window
-from onnx_ghn.hypernet.predict import Decoder, Source, sources_of
+from onnx_ghn.hypernet.predict import sources_of
+from onnx_ghn.hypernet.tiles import Decoder, Source
 from onnx_ghn.read.graph import Part
 from onnx_ghn.read.layout import Layout
 

@@ -13,7 +13,7 @@ from onnx_ghn.errors import ArchiveError, OptionError
 from onnx_ghn.hypernet.archive import SHIPPED, load_archive, write_archive
 from onnx_ghn.hypernet.config import CORNER, GATED, GRAPHORMER, ArchiveConfig, NetworkConfig
 from onnx_ghn.hypernet.model import Hypernetwork
-from onnx_ghn.hypernet.onnx_graphs import GRAPHS, graph_file
+from onnx_ghn.hypernet.onnx_engine import GRAPHS, graph_file
 
 DATA = Path(__file__).parent / "data"
 FIXTURES = sorted(DATA.glob("*/*.npz"))

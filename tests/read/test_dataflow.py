@@ -99,18 +99,6 @@ def test_functions_that_call_each_other_in_a_circle_are_an_error(parse):
         trace(model)
 
 
-@pytest.mark.parametrize(
-    ("inputs", "weights"),
-    [
-        ("float[1, 3, 8, 8] x, float[4, 3, 3, 3] w", ["w"]),
-        ("float[1, 3, 8, 8] x, float[N, 3, 3, 3] w", []),  # dynamic: not a weight to set
-    ],
-)
-def test_inputs_in_weight_slots_are_roots(parse, inputs, weights):
-    model = parse(f"g ({inputs}) => (y) {{ y = Conv (x, w) }}")
-    assert [root.name for root in trace(model).roots] == weights
-
-
 def test_constant_of_shape_is_a_root_only_in_a_weight_slot(parse):
     model = parse(
         """

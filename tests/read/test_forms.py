@@ -66,17 +66,13 @@ def test_transposed_convolution(parse, groups, stride):
 
 
 def test_left_operand(parse):
-    model = parse(
-        """g (float[2, 6, 3] x) => (y) <float[4, 6] w> { y = MatMul (w, x) }"""
-    )
+    model = parse("""g (float[2, 6, 3] x) => (y) <float[4, 6] w> { y = MatMul (w, x) }""")
     (parameter,) = judge(model, trace(model))
     assert (parameter.role, parameter.logical_shape, parameter.fan_in) == ("linear", (4, 6), 6)
 
 
 def test_batched_matrices_are_blocks(parse):
-    model = parse(
-        """g (float[3, 5, 6] x) => (y) <float[3, 6, 4] w> { y = MatMul (x, w) }"""
-    )
+    model = parse("""g (float[3, 5, 6] x) => (y) <float[3, 6, 4] w> { y = MatMul (x, w) }""")
     (parameter,) = judge(model, trace(model))
     assert parameter.logical_shape == (12, 6)
     assert (parameter.blocks, parameter.fan_in) == (3, 6)

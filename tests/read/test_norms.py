@@ -120,7 +120,9 @@ def test_weight_standardisation(verdicts, turned):
 
 
 def test_a_fixed_kernel_is_kept_and_a_random_one_is_not(verdicts, parse):
-    text = """g (float[1, 4, 8, 8] x) => (y) <float[4, 1, 3, 3] w> { y = Conv <group = 4> (x, w) }"""
+    text = (
+        """g (float[1, 4, 8, 8] x) => (y) <float[4, 1, 3, 3] w> { y = Conv <group = 4> (x, w) }"""
+    )
     assert verdicts(text)["w"].learnable
     model = parse(text)
     blur = np.tile(np.outer([1, 2, 1], [1, 2, 1]) / 16, (4, 1, 1, 1)).astype(np.float32)

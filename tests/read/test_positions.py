@@ -16,7 +16,10 @@ def test_embedding_and_tied_head(verdicts):
         { e = Gather (table, ids)  t = Transpose <perm = [1, 0]> (table)  y = MatMul (e, t) }"""
     )["table"]
     assert (found.role, found.logical_shape) == ("embedding", (50, 8))
-    assert [(site.node.op_type, site.index) for site in found.sites] == [("Gather", 0), ("MatMul", 1)]
+    assert [(site.node.op_type, site.index) for site in found.sites] == [
+        ("Gather", 0),
+        ("MatMul", 1),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -41,7 +44,11 @@ def test_biases_and_masks_of_attention(verdicts, shape, learnable):
     ("table", "reason"),
     [
         (np.where(np.tri(9) > 0, 0.5, -1e9)[None, None].repeat(4, 1), "masked"),
-        (-np.abs(np.subtract.outer(range(9), range(9)))[None, None] * [[[[0.5]], [[0.25]], [[0.1]], [[0.05]]]], "slope|pattern"),
+        (
+            -np.abs(np.subtract.outer(range(9), range(9)))[None, None]
+            * [[[[0.5]], [[0.25]], [[0.1]], [[0.05]]]],
+            "slope|pattern",
+        ),
     ],
 )
 def test_values_turn_a_learnable_bias_into_a_kept_one(verdicts, parse, table, reason):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 NETWORK = """g (float[2, 8] in) => (y) <float[8, 8] w, float[8, 1] v, {declared}>
     {{ h = MatMul (in, w)  x = Relu (h)  {body} }}"""
 
 
 def test_numbers_are_constants(verdicts):
     found = verdicts(
-        NETWORK.format(declared="float c = {0.5}, float[1] d = {0.5}", body="a = Mul (x, c) y = Add (a, d)")
+        NETWORK.format(
+            declared="float c = {0.5}, float[1] d = {0.5}", body="a = Mul (x, c) y = Add (a, d)"
+        )
     )
     assert not found["c"].learnable and not found["d"].learnable
 
@@ -23,7 +27,7 @@ def test_only_bias_of_a_single_output(verdicts):
         NETWORK.format(declared="float[1, 1] b = {0.5}", body="m = MatMul (x, v) y = Add (m, b)")
     )
     assert (found["b"].role, found["b"].learnable) == ("bias", True)
-    assert found["b"].layout.to_physical(__import__("numpy").zeros(1)).shape == (1, 1)
+    assert found["b"].layout.to_physical(np.zeros(1)).shape == (1, 1)
 
 
 def test_learnable_affine_block(verdicts):
@@ -40,7 +44,10 @@ def test_learnable_affine_block(verdicts):
 def test_marks_of_the_exporter(verdicts, parse):
     kind = "pkg.torch.export.graph_signature.InputSpec.kind"
     model = parse(
-        NETWORK.format(declared="float c = {0.5}, float[8] p", body="a = Mul (x, c) y = Add (a, p)")
+        NETWORK.format(
+            declared="float c = {0.5}, float[8] p",
+            body="a = Mul (x, c) b = Add (a, p) y = Relu (b)",
+        )
     )
     assert verdicts(model)["p"].learnable
     model.graph.initializers["c"].metadata_props[kind] = "PARAMETER"

@@ -1,0 +1,197 @@
+"""Runs training: in this process, in several processes on one machine, or under torchrun.
+
+- One process: the plain loop.
+- Several processes on a CPU: each trains by itself on shared weights, with one lock around the
+  update ("Hogwild!", Niu et al., 2011). Nobody waits for anybody's architecture. The parent
+  watches; the children end when it does, however it ends.
+- Under torchrun: gradients are averaged over all processes, which keep equal weights. N processes
+  give the losses of one process with N times the meta-batch.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.multiprocessing as multiprocessing
+
+from onnx_ghn.architectures.splits import held_out_keys
+from onnx_ghn.hypernet.kinds import KindsHypernetwork
+from onnx_ghn.hypernet.model import build_network
+from onnx_ghn.train.corpus import Corpus
+from onnx_ghn.train.images import Images
+from onnx_ghn.train.metrics import Metrics
+from onnx_ghn.train.monitor import Monitor, Run, Show
+from onnx_ghn.train.parameters import FlatState
+from onnx_ghn.train.setup import Setup
+from onnx_ghn.train.worker import Worker
+
+POLL_SECONDS = 0.25
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its checkpoint is written."""
+
+
+def train(setup: Setup, show: Show, *, processes: int = 1) -> Monitor:
+    """Train until the budget is spent, and write checkpoint, archive and log.
+
+    Args:
+        setup: What to train, and from where.
+        show: Displays progress.
+        processes: Processes that share the weights, on a CPU.
+
+    Raises:
+        Interrupted: By SIGINT or SIGTERM, after the state was saved.
+    """
+    with _signals_raise():
+        if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            from onnx_ghn.train.distributed import train_synchronously
+
+            return train_synchronously(setup, show)
+        if processes > 1:
+            return _train_shared(setup, show, processes)
+        return _train_alone(setup, show)
+
+
+def _train_alone(setup: Setup, show: Show) -> Monitor:
+    metrics = Metrics(1)
+    worker = make_worker(setup, setup.network, setup.state)
+    monitor = make_monitor(setup, metrics, show)
+    with saved_at_the_end(monitor):
+        drive(setup, worker, metrics, monitor)
+    return monitor
+
+
+def drive(setup: Setup, worker: Worker, metrics: Metrics, monitor: Monitor) -> None:
+    """The loop of one process that watches itself."""
+    start = time.process_time()
+    while (progress := monitor.progress) < 1.0:
+        update = worker.update(setup.run.before.updates + metrics.updates, progress)
+        metrics.record(update, 0, time.process_time() - start)
+        monitor.tick()
+
+
+def _train_shared(setup: Setup, show: Show, processes: int) -> Monitor:
+    context = multiprocessing.get_context("spawn")
+    metrics = Metrics(processes).share()
+    setup.state.share()
+    lock, stop = context.Lock(), context.Event()
+    arguments = (setup, metrics, lock, stop, os.getpid())
+    # The children inherit the limit on threads before torch is imported.
+    children = [
+        context.Process(target=_child, args=(index, *arguments), daemon=True)
+        for index in range(processes)
+    ]
+    for child in children:
+        child.start()
+    monitor = make_monitor(setup, metrics, show, lock)
+    try:
+        with saved_at_the_end(monitor):
+            while monitor.progress < 1.0:
+                time.sleep(POLL_SECONDS)
+                monitor.tick()
+                if not all(child.is_alive() for child in children) and monitor.progress < 1.0:
+                    raise RuntimeError("a training process died; its error is above")
+            _join(stop, children)
+    finally:
+        _join(stop, children)
+    return monitor
+
+
+def _join(stop: Any, children: list[Any]) -> None:
+    stop.set()
+    for child in children:
+        child.join()
+
+
+def _child(index: int, setup: Setup, metrics: Metrics, lock: Any, stop: Any, parent: int) -> None:
+    """One training process: ends at the budget, when told, or when its parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the parent's to handle
+    torch.set_num_threads(1)
+    network = build_network(setup.run.config.network)
+    assert isinstance(network, KindsHypernetwork)
+    network.load_state_dict(setup.buffers, strict=False)
+    worker = make_worker(setup, network, setup.state, lock)
+    start, begin = time.process_time(), time.monotonic()
+    before = setup.run.before
+    while not stop.is_set() and os.getppid() == parent:
+        with lock:
+            number = before.updates + int(metrics.counts[0])
+            metrics.counts[0] += 1
+        elapsed = before.elapsed_seconds + time.monotonic() - begin
+        progress = setup.run.budget.progress(number, elapsed)
+        if progress >= 1.0:
+            break
+        update = worker.update(number, progress)
+        with lock:
+            metrics.record(update, index, time.process_time() - start)
+
+
+def make_worker(
+    setup: Setup,
+    network: KindsHypernetwork,
+    state: FlatState,
+    lock: Any = None,
+    **distributed: Any,
+) -> Worker:
+    """The worker of a process; it loads the images itself."""
+    corpus = Corpus(
+        setup.run.config.network,
+        seed=setup.run.options.seed,
+        held_out=held_out_keys(),
+        folder=setup.corpus,
+        device=setup.device,
+    )
+    config = setup.run.config
+    images = Images(setup.training_data(), config.mean, config.std, setup.device)
+    return Worker(
+        network, state, corpus, images, setup.run.options, lock=lock, **distributed
+    )
+
+
+def make_monitor(setup: Setup, metrics: Metrics, show: Show, lock: Any = None) -> Monitor:
+    """The monitor of a run."""
+    config = setup.run.config
+    images = Images(setup.validation_data(), config.mean, config.std, setup.device)
+    return Monitor(
+        setup.run,
+        setup.state,
+        setup.network,
+        metrics,
+        images,
+        nullcontext() if lock is None else lock,
+        show,
+        setup.device,
+    )
+
+
+@contextmanager
+def saved_at_the_end(monitor: Monitor) -> Iterator[None]:
+    """Save the run when it is done, and, without a last evaluation, when it is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        monitor.save(evaluated=False)
+        raise Interrupted from None
+    monitor.save(evaluated=True)
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Treat SIGTERM like Ctrl-C, so that a stopped job saves its state."""
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+

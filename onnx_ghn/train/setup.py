@@ -1,0 +1,172 @@
+"""What a run needs before its first step, made from options, a checkpoint or an archive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from onnx_ghn.data import Data, load_data
+from onnx_ghn.errors import OptionError
+from onnx_ghn.hypernet.archive import load_network
+from onnx_ghn.hypernet.config import ArchiveConfig
+from onnx_ghn.hypernet.kinds import KindsHypernetwork
+from onnx_ghn.hypernet.model import build_network
+from onnx_ghn.random_stream import RandomStream
+from onnx_ghn.train.checkpoint import Checkpoint, CheckpointError, Counters, load_checkpoint
+from onnx_ghn.train.export import archive_config, network_config
+from onnx_ghn.train.monitor import Run
+from onnx_ghn.train.options import Budget, RunPaths, TrainOptions
+from onnx_ghn.train.parameters import FlatState, bind
+
+VALIDATION_SHARE = 0.1
+"""The last tenth of each class is held out."""
+
+
+@dataclass(eq=False)
+class Setup:
+    """A run that is ready to start. Travels to child processes, hence holds no images.
+
+    Attributes:
+        run: Files, budget, options, archive description, counters so far.
+        data_path: Labelled training images.
+        state: Weights and optimiser.
+        network: The hypernetwork; parameters are views of the state's weights.
+        corpus: Folder of ONNX files to train on in place of sampled architectures.
+        device: Where to compute.
+    """
+
+    run: Run
+    data_path: Path
+    state: FlatState
+    network: KindsHypernetwork
+    corpus: Path | None = None
+    device: str = "cpu"
+
+    @property
+    def buffers(self) -> dict[str, torch.Tensor]:
+        """What the network has besides its weights."""
+        return dict(self.network.named_buffers())
+
+    def training_data(self) -> Data:
+        """Images to train on."""
+        return load_data(self.data_path).split(VALIDATION_SHARE)[0]
+
+    def validation_data(self) -> Data:
+        """Held-out images, shuffled: a batch of one class would have odd statistics."""
+        held = load_data(self.data_path).split(VALIDATION_SHARE)[1]
+        return held.take(np.asarray(RandomStream(0, "validation").permutation(len(held))))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Children build a network of their own: views don't survive being sent."""
+        return self.__dict__ | {"network": _Buffers(self.buffers)}
+
+
+@dataclass
+class _Buffers:
+    """Stands for a network in a setup that was sent to another process."""
+
+    buffers: dict[str, torch.Tensor]
+
+    def named_buffers(self) -> list[tuple[str, torch.Tensor]]:
+        return list(self.buffers.items())
+
+
+def new_run(
+    data: Path,
+    out: Path,
+    budget: Budget,
+    options: TrainOptions,
+    *,
+    archive: Path | None = None,
+    corpus: Path | None = None,
+    device: str = "cpu",
+) -> Setup:
+    """Prepare a run from nothing, or from the weights of an archive.
+
+    Raises:
+        OptionError: `out` holds a run already, or the archive is of another design.
+        DataError: The data can't be read.
+        ArchiveError: The archive can't be read.
+    """
+    paths = RunPaths(out)
+    if paths.checkpoint.exists():
+        raise OptionError(f"{out} holds a run already: go on with --resume, or name another folder")
+    images = load_data(data)
+    classes = len(images.classes)
+    provenance: dict[str, Any] = {"seed": options.seed}
+    if archive is None:
+        torch.manual_seed(options.seed)
+        network = build_network(network_config(classes))
+        normalisation = images.split(VALIDATION_SHARE)[0].statistics()
+    else:
+        network, before = load_network(archive)
+        if before.network != network_config(classes):
+            raise OptionError(
+                f"{archive}: training goes on only from an archive of this trainer for {classes} "
+                "classes"
+            )
+        normalisation = (before.mean, before.std)
+        provenance["from"] = before.name
+    config = archive_config(
+        out.resolve().name,
+        classes,
+        options.final_side,
+        normalisation,
+        f"{len(images)} labelled images of {classes} classes from {data.name}",
+        provenance,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    return _setup(
+        Run(paths, budget, options, config, Counters()), data, network, corpus, device
+    )
+
+
+def resumed_run(
+    data: Path, out: Path, budget: Budget, *, corpus: Path | None = None, device: str = "cpu"
+) -> Setup:
+    """Go on with a run from its checkpoint, with its own options.
+
+    Raises:
+        CheckpointError: There is no checkpoint, it is damaged, or is of another number of classes.
+    """
+    paths = RunPaths(out)
+    checkpoint = load_checkpoint(paths.checkpoint)
+    about = checkpoint.about
+    options = TrainOptions(**about["options"])
+    config = ArchiveConfig.from_json(_text(about["archive"]), str(paths.checkpoint))
+    classes = len(load_data(data).classes)
+    if classes != config.network.classes:
+        raise CheckpointError(
+            f"{paths.checkpoint}: trained for {config.network.classes} classes, {data} has {classes}"
+        )
+    network = build_network(config.network)
+    network.load_state_dict(checkpoint.buffers, strict=False)
+    run = Run(paths, budget, options, config, checkpoint.counters)
+    return _setup(run, data, network, corpus, device, checkpoint)
+
+
+def _setup(
+    run: Run,
+    data: Path,
+    network: torch.nn.Module,
+    corpus: Path | None,
+    device: str,
+    checkpoint: Checkpoint | None = None,
+) -> Setup:
+    assert isinstance(network, KindsHypernetwork)
+    network.to(device)
+    state = FlatState.of(network)
+    if checkpoint is not None:
+        state.load(checkpoint.tensors)
+    bind(network, state.weights)
+    return Setup(run, data, state, network, corpus, device)
+
+
+def _text(archive: dict[str, Any]) -> str:
+    import json
+
+    return json.dumps(archive)

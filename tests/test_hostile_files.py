@@ -1,0 +1,212 @@
+"""Files from strangers: each is refused in one line or read cleanly, fast and in little memory."""
+
+import importlib.util
+import os
+import re
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from onnx_ghn import model_io
+from onnx_ghn.errors import ModelError, OnnxGhnError
+
+MAX_SECONDS = 10
+MAX_BYTES = 2 << 30
+
+
+def _corpus():
+    path = Path(__file__).parent / "hostile" / "corpus.py"
+    spec = importlib.util.spec_from_file_location("hostile_corpus", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+CASES = _corpus().CASES
+
+
+def snapshot(folder):
+    """Every regular file below, with its content; links and pipes by kind only."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        if path.is_file() and not path.is_symlink()
+        else path.lstat().st_mode
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def test_corpus_is_large_enough():
+    assert len(CASES) >= 60
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_load_refuses_in_one_line_or_reads(name, tmp_path, caplog):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    path = CASES[name].build(folder)
+    before = snapshot(tmp_path)
+    start = time.perf_counter()
+    if CASES[name].refusal is None:
+        model_io.load(path)
+    else:
+        with pytest.raises(ModelError, match=CASES[name].refusal) as caught:
+            model_io.load(path)
+        message = str(caught.value)
+        assert len(message.splitlines()) == 1
+        assert message.isprintable()
+        assert path.name in message
+        assert len(message) < 600 + len(str(path))
+    assert time.perf_counter() - start < MAX_SECONDS
+    assert snapshot(tmp_path) == before
+
+
+def run(arguments, cwd, seconds=MAX_SECONDS):
+    """A whole process of the command line; its exit code, stderr and peak memory in bytes."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "onnx_ghn", *arguments],
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    start = time.perf_counter()
+    stderr = process.stderr.read()
+    process.stderr.close()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert time.perf_counter() - start < seconds
+    return process.returncode, stderr, usage.ru_maxrss * 1024
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_command_line_ends_well(name, tmp_path):
+    """Run from inside the model's folder, where a bare file name switches onnx-ir's checks off."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    path = CASES[name].build(folder)
+    before = snapshot(tmp_path)
+    code, stderr, peak = run(["init", path.name, "--method", "classical"], folder)
+    after = snapshot(tmp_path)
+    assert peak < MAX_BYTES
+    assert "Traceback" not in stderr
+    assert "unexpected" not in stderr
+    if CASES[name].refusal is not None:
+        assert code == 2
+        assert re.search(CASES[name].refusal, stderr)
+    assert code in (0, 2)
+    if code == 2:
+        assert len(stderr.splitlines()) == 1
+        assert after == before
+    else:
+        output = str(Path("model") / "model.init.onnx")
+        assert output in after
+        assert {key: after[key] for key in before} == before
+
+
+# Real models, damaged at random
+
+
+LIGHT = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+REAL = [
+    (LIGHT / f"light_{name}.onnx").read_bytes()
+    for name in ("squeezenet", "shufflenet", "bvlc_alexnet")
+]
+
+
+def parts(message):
+    """Every (message, field) that is set, at any depth."""
+    found = []
+    stack = [message]
+    while stack:
+        current = stack.pop()
+        for descriptor, content in current.ListFields():
+            found.append((current, descriptor.name))
+            if descriptor.message_type is not None:
+                stack.extend(content if descriptor.is_repeated else [content])
+    return found
+
+
+@st.composite
+def damaged(draw):
+    """A real model with some bytes flipped, or some fields dropped, doubled or emptied."""
+    content = draw(st.sampled_from(REAL))
+    if draw(st.booleans()):
+        changed = bytearray(content)
+        for _ in range(draw(st.integers(1, 8))):
+            # Most bytes are names and shapes; a flip anywhere may hit a tag or a length.
+            changed[draw(st.integers(0, len(changed) - 1))] ^= 1 << draw(st.integers(0, 7))
+        end = draw(st.one_of(st.none(), st.integers(0, len(changed))))
+        return bytes(changed[:end])
+    model = onnx.ModelProto.FromString(content)
+    for _ in range(draw(st.integers(1, 3))):
+        found = parts(model)
+        message, name = found[draw(st.integers(0, len(found) - 1))]
+        entries = getattr(message, name)
+        repeated = message.DESCRIPTOR.fields_by_name[name].is_repeated
+        index = draw(st.integers(0, len(entries) - 1)) if repeated else 0
+        if repeated and draw(st.booleans()):
+            del entries[index]
+        elif repeated and draw(st.booleans()):
+            entries.append(entries[index])
+        elif isinstance(entries, int) and not isinstance(entries, bool) and draw(st.booleans()):
+            edges = st.sampled_from([0, 1, -1, 2**31 - 1, 7])
+            try:
+                setattr(message, name, draw(edges))
+            except ValueError:
+                message.ClearField(name)
+        else:
+            message.ClearField(name)
+    return model.SerializePartialToString()
+
+
+def check_damaged(content, folder):
+    path = folder / "model.onnx"
+    path.write_bytes(content)
+    start = time.perf_counter()
+    try:
+        model = model_io.load(path)
+        model_io.save(model, folder / "copy.onnx", force=True)
+        model_io.load(folder / "copy.onnx")
+    except OnnxGhnError as error:
+        assert len(str(error).splitlines()) == 1
+        assert str(error).isprintable()
+    assert time.perf_counter() - start < MAX_SECONDS
+    assert path.read_bytes() == content
+    assert {entry.name for entry in folder.iterdir()} <= {"model.onnx", "copy.onnx"}
+
+
+def limited(cases):
+    return settings(
+        max_examples=cases,
+        deadline=None,
+        derandomize=cases < 1000,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+@given(content=damaged())
+@limited(500)
+def test_damaged_models_are_refused_or_copied(content, tmp_path_factory):
+    check_damaged(content, tmp_path_factory.getbasetemp())
+
+
+@pytest.mark.long
+@given(content=damaged())
+@limited(10_000)
+def test_damaged_models_are_refused_or_copied_at_length(content, tmp_path_factory):
+    check_damaged(content, tmp_path_factory.getbasetemp())
+
+
+def test_memory_of_this_process_stayed_small():
+    """After all of the above in one process; the largest file in it has 200 MB."""
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < MAX_BYTES
