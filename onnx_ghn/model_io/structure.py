@@ -101,6 +101,7 @@ def _opsets(imports: Sequence[onnx.OperatorSetIdProto], owner: str) -> set[str]:
     """The imported domains."""
     domains: set[str] = set()
     for opset in imports:
+        _check_texts(f"an opset import of {owner}", opset.domain)
         domain = _domain(opset.domain)
         if domain in domains:
             raise ModelError(f"{owner} imports the domain {quote(opset.domain)} twice")

@@ -230,7 +230,8 @@ class ExternalFiles:
         except FileNotFoundError:
             return None
         except (OSError, RuntimeError) as error:
-            raise ModelError(problem + f"which can't be read ({error})") from None
+            reason = getattr(error, "strerror", None) or "a loop of links"
+            raise ModelError(problem + f"which can't be read: {reason}") from None
         if not stat.S_ISREG(status.st_mode):
             raise ModelError(problem + "which is no regular file")
         if status.st_nlink > 1:

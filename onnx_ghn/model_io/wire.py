@@ -13,13 +13,16 @@ import onnx
 
 from onnx_ghn.errors import ModelError
 
-MAX_MESSAGES = 3_000_000
-"""Nodes, attributes, tensors, dimensions, metadata entries and so on in one file."""
+MAX_NODES = 100_000
+"""Operators in one file, at any depth."""
 
-MAX_FIELDS = 10_000_000
-"""The same and single names and numbers."""
+MAX_PARTS = 1_000_000
+"""The same, and attributes, tensors, dimensions, metadata entries and so on."""
 
-_SMALL_BYTES = 8 << 20
+MAX_ENTRIES = 3_000_000
+"""The same, and single names and numbers."""
+
+_SMALL_BYTES = 1 << 20
 """An empty message takes 2 bytes in a file and about 100 when parsed: a file of this size is
 harmless, whatever it holds."""
 
@@ -36,7 +39,7 @@ def check_size_in_memory(content: bytes) -> None:
     """
     if len(content) <= _SMALL_BYTES:
         return
-    messages = fields = 0
+    nodes = parts = entries = 0
     stack = [(0, len(content), onnx.ModelProto.DESCRIPTOR)]
     try:
         while stack:
@@ -44,13 +47,14 @@ def check_size_in_memory(content: bytes) -> None:
             children = _children(descriptor)
             while position < end:
                 key, position = _read_varint(content, position)
-                fields += 1
+                entries += 1
                 kind = key & 7
                 if kind == _BYTES:
                     length, position = _read_varint(content, position)
                     child = children.get(key >> 3)
                     if child is not None:
-                        messages += 1
+                        parts += 1
+                        nodes += child is onnx.NodeProto.DESCRIPTOR
                         if length:
                             stack.append((position, min(position + length, end), child))
                     position += length
@@ -60,10 +64,10 @@ def check_size_in_memory(content: bytes) -> None:
                     position += 4 if kind == _FIXED32 else 8
                 else:
                     return
-                if messages > MAX_MESSAGES or fields > MAX_FIELDS:
+                if nodes > MAX_NODES or parts > MAX_PARTS or entries > MAX_ENTRIES:
                     raise ModelError(
-                        f"it holds more than {MAX_MESSAGES} parts or {MAX_FIELDS} entries: too "
-                        "large a graph to read, or an attack"
+                        f"the graph is too large, or an attack: it has more than {MAX_NODES} "
+                        f"nodes, {MAX_PARTS} parts or {MAX_ENTRIES} entries"
                     )
     except IndexError:
         return

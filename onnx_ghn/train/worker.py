@@ -87,8 +87,10 @@ class Worker:
         options, optimizer = self._options, self._optimizer
         space = self._schedule.space(progress)
         side = self._schedule.image_side(progress)
-        total: tuple[Tensor, Tensor] | None = None
         results, skipped = [], 0
+        alone = options.meta_batch == 1 and self._reduce is None
+        total = None if alone else [torch.zeros_like(g) for g in optimizer.gradients]
+        factor, norm = 1.0, 0.0
         for slot in range(options.meta_batch):
             number = (step * options.meta_batch + slot) * self._world + self._rank
             optimizer.zero_gradients()
@@ -97,24 +99,23 @@ class Worker:
             if not (math.isfinite(norm) and math.isfinite(result.loss)):
                 skipped += 1
                 optimizer.zero_gradients()
-            else:
-                results.append(result)
-                if norm > options.clip_architecture:
-                    optimizer.scale_gradients(options.clip_architecture / norm)
-            if options.meta_batch > 1:
-                if total is None:
-                    total = tuple(gradient.clone() for gradient in optimizer.gradients)  # type: ignore[assignment]
-                else:
-                    for whole, gradient in zip(total, optimizer.gradients, strict=True):
-                        whole.add_(gradient)
+                norm = 0.0
+                continue
+            results.append(result)
+            factor = min(1.0, options.clip_architecture / max(norm, 1e-12))
+            norm *= factor
+            if total is not None:
+                for whole, gradient in zip(total, optimizer.gradients, strict=True):
+                    whole.add_(gradient, alpha=factor / options.meta_batch)
         if total is not None:
             for whole, gradient in zip(total, optimizer.gradients, strict=True):
-                gradient.copy_(whole).div_(options.meta_batch)
-        if self._reduce is not None:
-            self._reduce(optimizer.gradients)
-        norm = optimizer.norm()
-        if norm > options.clip_total:
-            optimizer.scale_gradients(options.clip_total / norm)
+                gradient.copy_(whole)
+            if self._reduce is not None:
+                self._reduce(optimizer.gradients)
+            factor, norm = 1.0, optimizer.norm()
+        factor *= min(1.0, options.clip_total / max(norm, 1e-12))
+        if factor < 1.0:
+            optimizer.scale_gradients(factor)
         rate = self._schedule.rate(progress, int(self._state.steps[0]))
         with self._lock:
             optimizer.update(rate)

@@ -6,6 +6,7 @@ its path, and what reading it has to end in: words of the refusal, or None for a
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pickle
@@ -805,34 +806,41 @@ def documentation_of_100_megabytes():
     return proto
 
 
-@case("parts|no operator|no name|empty", 7, 200)
+@case("too large|no operator", 0.9, 7, 200)
 def bomb_of_nodes(megabytes):
-    return b"\x08\x09" + field(7, b"\x0a\x00" * (megabytes * MB // 2)) + field(8, b"\x10\x11")
+    return b"\x08\x09" + field(7, b"\x0a\x00" * (int(megabytes * MB) // 2)) + field(8, b"\x10\x11")
 
 
-@case("parts|entries")
+@case("too large")
 def bomb_of_attributes():
-    node = field(4, b"Relu") + b"\x2a\x00" * (50 * MB)
+    node = field(4, b"Relu") + b"\x2a\x00" * (20 * MB)
     return b"\x08\x09" + field(7, field(1, node)) + field(8, b"\x10\x11")
 
 
-@case("parts|entries")
+@case("too large")
 def bomb_of_metadata():
-    return model().SerializeToString() + b"\x72\x00" * (50 * MB)
+    return model().SerializeToString() + b"\x72\x00" * (20 * MB)
 
 
-@case("parts|entries")
+@case("too large")
 def bomb_of_names():
-    node = field(4, b"Relu") + b"\x0a\x00" * (50 * MB)
+    node = field(4, b"Relu") + b"\x0a\x00" * (20 * MB)
     return b"\x08\x09" + field(7, field(1, node)) + field(8, b"\x10\x11")
 
 
-@case("nodes")
+@case("too large")
 def too_many_nodes():
     nodes = b"".join(
         field(1, field(1, b"x") + field(2, b"%d" % i) + field(4, b"Relu")) for i in range(400_000)
     )
     return model().SerializeToString() + field(7, nodes)
+
+
+@case(None)
+def many_nodes():
+    names = ["x", *(f"v{i}" for i in range(20_000))]
+    nodes = [helper.make_node("Relu", [a], [b]) for a, b in itertools.pairwise(names)]
+    return model(*nodes, helper.make_node("MatMul", [names[-1], "w"], ["y"]))
 
 
 # What is no file

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 NETWORK = """g (float[2, 8] in) => (y)
-    <float[8, 8] w, float[8, 8] w2, float[8] s, float[8] b, float half = {{0.5}}, float one = {{1.0}},
+    <float[8, 8] w, float[8, 8] w2, float[8] s, float[8] b,
+     float half = {{0.5}}, float one = {{1.0}},
      float root = {{1.414}}, float k = {{1.702}}>
     {{ x = MatMul (in, w)  {body}  y = MatMul (a, w2) }}"""
 

@@ -28,7 +28,8 @@ def test_equal_placeholders_prove_nothing(verdicts, parse):
 
 def test_one_initializer_in_two_layers_is_one_parameter(verdicts):
     found = verdicts(
-        "g (float[2, 8] x) => (y) <float[8, 8] w> { h = MatMul (x, w) r = Relu (h) y = MatMul (r, w) }"
+        """g (float[2, 8] x) => (y) <float[8, 8] w>
+        { h = MatMul (x, w)  r = Relu (h)  y = MatMul (r, w) }"""
     )
     assert list(found) == ["w"]
     assert len(found["w"].sites) == 2

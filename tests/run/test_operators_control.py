@@ -54,10 +54,11 @@ scan (float[2] start, float[5, 2] x, float[2] w) => (float[2] last, float[2, 5] 
 """
 SEQUENCE = """
 <ir_version: 10, opset_import: ["" : 18]>
-collect (float[6, 2] x) => (float[6, 2] y, float[2] z, int64 n) {
+collect (float[6, 2] x) => (float[6, 2] y, float[2] z, int64 n, float[6, 2] last) {
   two = Constant <value = int64 {2}> ()
   one = Constant <value = int64 {1}> ()
   parts = SplitToSequence <axis: int = 0> (x, two)
+  pair = SequenceConstruct (x, x)
   empty = SequenceEmpty <dtype: int = 1> ()
   second = SequenceAt (parts, one)
   some = SequenceInsert (empty, second)
@@ -66,6 +67,7 @@ collect (float[6, 2] x) => (float[6, 2] y, float[2] z, int64 n) {
   y = ConcatFromSequence <axis: int = 0> (parts)
   rows = SplitToSequence <axis: int = 0, keepdims: int = 0> (x)
   z = SequenceAt (rows, one)
+  last = SequenceAt (pair, one)
 }
 """
 
@@ -115,3 +117,21 @@ def test_parameter_of_a_subgraph(normal):
     feeds = {"flag": torch.tensor(False), "x": x, "w": x}
     (y,) = interpreter(feeds, {"offset": offset})
     torch.testing.assert_close(y, offset - x)
+
+
+def test_random_numbers_are_drawn_once():
+    text = """
+    <ir_version: 10, opset_import: ["" : 18]>
+    draw () => (float[100, 90] a, float[100, 90] b) {
+      a = RandomNormal <shape: ints = [100, 90], mean: float = 2.0, scale: float = 3.0> ()
+      b = RandomUniform <shape: ints = [100, 90], low: float = -1.0, high: float = 3.0> ()
+    }
+    """
+    interpreter = Interpreter(ir.from_onnx_text(text))
+    a, b = interpreter({})
+    assert abs(a.mean() - 2) < 0.15
+    assert abs(a.std() - 3) < 0.15
+    assert b.min() >= -1
+    assert b.max() < 3
+    assert abs(b.mean() - 1) < 0.1
+    torch.testing.assert_close(interpreter({}), (a, b), rtol=0, atol=0)

@@ -64,6 +64,11 @@ def test_activation_attributes(check_operator, normal, name, attributes):
     check_operator(name, [2 * normal(3, 4)], 16, **attributes)
 
 
+@pytest.mark.parametrize("alpha", [1.0, 1.5])
+def test_swish(check_operator, normal, alpha):
+    check_operator("Swish", [normal(3, 4)], 24, alpha=alpha)
+
+
 def test_gelu_of_tanh(check_operator, normal):
     check_operator("Gelu", [normal(3, 4)], 20, approximate="tanh")
 

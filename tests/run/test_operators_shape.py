@@ -123,6 +123,8 @@ def test_scatter(check_operator, normal, opset, reduction):
     indices = ints(0, -1).reshape(2, 1) if reduction is None else ints(1, 1).reshape(2, 1)
     check_operator("ScatterND", [normal(3, 4), indices, normal(2, 4)], opset, **attributes)
     places = ints(0, 2, 1).reshape(1, 3)
+    if reduction is None:
+        check_operator("Scatter", [normal(3, 4), places, normal(1, 3)], 10, axis=1)
     inputs = [normal(3, 4), places, normal(1, 3)]
     check_operator("ScatterElements", inputs, opset, axis=1, **attributes)
 

@@ -1,0 +1,73 @@
+"""The reader against the truth of the corpus. The figures only go up."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.corpus
+
+TOOL = Path(__file__).parents[2] / "tools" / "corpus_report.py"
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("corpus_report", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["corpus_report"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def reports(tool, corpus):
+    return tool.run(corpus, materialised=True)
+
+
+def test_every_model_is_read(reports):
+    assert [f"{r.file}: {r.error}" for r in reports if r.error] == []
+    assert len(reports) >= 300
+
+
+def test_nothing_that_is_not_learnable_is_changed(reports):
+    changed = [
+        f"{r.file}: {entry['name']}: {entry['reason']}" for r in reports for entry in r.changed
+    ]
+    assert changed == []
+
+
+def test_verdicts_do_not_depend_on_bytes(reports):
+    assert [f"{r.file}: {name}" for r in reports for name in r.unequal] == []
+
+
+def test_every_float_initializer_is_listed(reports):
+    assert [f"{r.file}: {name}" for r in reports for name in r.unlisted] == []
+
+
+def test_recall_and_roles(tool, reports):
+    figures = tool.totals(reports)
+    assert figures.recall >= 0.9997
+    assert figures.tensor_recall >= 0.9978
+    assert figures.roles >= 0.9999
+
+
+def test_layouts_fill_the_stored_shape(tool, corpus):
+    """The logical array of each learnable tensor becomes the stored one, element by element."""
+    import numpy as np
+
+    wrong = []
+    for row in tool.read_table(corpus / "index.tsv"):
+        parameters, _ = tool.read(tool.load(corpus / "models" / row["file"]))
+        for parameter in parameters:
+            size = int(np.prod(parameter.shape, dtype=np.int64))
+            if not parameter.learnable or size > 1_000_000:
+                continue
+            logical = np.arange(size, dtype=np.int32).reshape(parameter.logical_shape)
+            physical = parameter.layout.to_physical(logical)
+            back = parameter.layout.to_logical(physical)
+            if physical.shape != parameter.shape or not np.array_equal(back, logical):
+                wrong.append(f"{row['file']}: {parameter.name}")
+    assert wrong == []
