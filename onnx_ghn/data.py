@@ -94,7 +94,8 @@ class Data:
 
         Args:
             size: Examples of a batch.
-            mean, std: Normalisation of uint8 images in [0, 1], per channel.
+            mean: Per channel, subtracted from uint8 images in [0, 1].
+            std: Per channel, divides them afterwards.
         """
         for start in range(0, len(self), size):
             x = self.x[start : start + size]
@@ -147,7 +148,9 @@ def _from_npz(path: Path) -> Data:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: can't be read as an .npz file: {error}") from error
     except (TypeError, AttributeError) as error:  # a plain .npy gives an array, not an archive
-        raise DataError(f"{path}: is not an .npz file; save it with numpy.savez(x=…, y=…)") from error
+        raise DataError(
+            f"{path}: is not an .npz file; save it with numpy.savez(x=…, y=…)"
+        ) from error
     return _checked(x, y, str(path))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,13 +50,27 @@ class BatchStatistics(ir.passes.FunctionalPass):
     Statistics are computed in float32 (float64 in a double model), in two passes over the data.
 
     Attributes:
-        expose: Whether statistics become outputs.
         statistics: After a run, what is exposed, in node order.
         hidden: After a run, by node name, why the statistics of the others are not exposed.
     """
 
-    def __init__(self, *, expose: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        expose: bool = True,
+        normalise: bool = True,
+        only: Collection[str] | None = None,
+    ) -> None:
+        """Make the pass.
+
+        Args:
+            expose: Whether statistics become outputs.
+            normalise: Whether nodes use them; otherwise the copy computes what the model does.
+            only: Names of the nodes that are rewritten; all where None.
+        """
         self.expose = expose
+        self.normalise = normalise
+        self.only = only
         self.statistics: tuple[Statistics, ...] = ()
         self.hidden: dict[str, str] = {}
 
@@ -74,6 +89,8 @@ class BatchStatistics(ir.passes.FunctionalPass):
             if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx"):
                 continue
             label = node.name or node.outputs[0].name or ""
+            if self.only is not None and label not in self.only:
+                continue
             if node.inputs[0] in without_data:
                 self.hidden[label] = "it normalises a weight"
                 continue
@@ -81,7 +98,7 @@ class BatchStatistics(ir.passes.FunctionalPass):
                 self.hidden[label] = "its statistics are of single activations (spatial=0)"
                 continue
             running = node.inputs[3:5]
-            outputs = _observe(node, graph.opset_imports.get("", 1), taken)
+            outputs = _observe(node, graph.opset_imports.get("", 1), taken, self.normalise)
             modified = True
             if node.graph is not graph:
                 self.hidden[label] = "it is in the body of another node"
@@ -94,9 +111,9 @@ class BatchStatistics(ir.passes.FunctionalPass):
 
 
 def _observe(
-    node: ir.Node, opset: int, taken: set[str | None]
+    node: ir.Node, opset: int, taken: set[str | None], normalise: bool
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """Compute the statistics before a node and, unless it is in training mode, let it use them.
+    """Compute the statistics before a node and, if it shall and does not anyway, let it use them.
 
     Returns:
         Mean, unbiased variance, and number of elements a channel.
@@ -131,7 +148,7 @@ def _observe(
     one = constant(1.0)
     others = tape.op("Max", [tape.op("Sub", [count, one]), one])
     variance = tape.op("Mul", [biased, tape.op("Div", [count, others])])
-    if not node.attributes.get_int("training_mode", 0):
+    if normalise and not node.attributes.get_int("training_mode", 0):
         stored_type = stored.dtype or dtype
         node.replace_input_with(3, cast(mean, stored_type))
         node.replace_input_with(4, cast(biased, stored_type))

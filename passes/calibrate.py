@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,6 +91,47 @@ class Calibrate(ir.passes.InPlacePass):
         ]
         if not layers:
             return ir.passes.PassResult(model, modified=False)
+        moments = self._measure(observed, model, layers)
+        modified = False
+        single: list[Statistics] = []
+        for layer in layers:
+            key = (layer.running_mean, layer.running_variance)
+            if key not in moments:
+                continue  # shared, and done
+            if moments[key].single and layer.running_mean not in convolutions:
+                single.append(layer)
+                continue
+            if layer.running_mean in convolutions:
+                changed = self._fold(model, convolutions[layer.running_mean], moments.pop(key))
+            else:
+                changed = self._set(model, key, moments.pop(key))
+            modified = changed or modified
+        for layer in single:
+            modified = self._set_single(model, layer) or modified
+        for name, reason in unfold.left.items():
+            self.notes[name] = f"left as it was: {reason}"
+        return ir.passes.PassResult(model, modified)
+
+    def _set_single(self, model: ir.Model, layer: Statistics) -> bool:
+        """Set the statistics of a layer that has one element a channel in each batch.
+
+        Normalised by itself that is always 0, so such a layer is measured on its own, with the
+        statistics of the layers before it in use, as the spread from batch to batch.
+        """
+        if isinstance(self.batches, Iterator):
+            raise ModelError(
+                f"BatchNormalization {layer.node!r} has one element a channel in each batch: give "
+                "larger batches, or batches that can be read again (a list, not a generator)"
+            )
+        observe = BatchStatistics(only={layer.node}, normalise=False)
+        observed = observe(model).model
+        key = (layer.running_mean, layer.running_variance)
+        return self._set(model, key, self._measure(observed, model, observe.statistics)[key])
+
+    def _measure(
+        self, observed: ir.Model, model: ir.Model, layers: Sequence[Statistics]
+    ) -> dict[tuple[str, str], _Moments]:
+        """Run the observed copy of a model; moments by (running mean, running variance)."""
         moments: dict[tuple[str, str], _Moments] = {}
         session = open_session(observed, device=self.device, threads=self.threads)
         for results in self._run(session, model, layers):
@@ -103,14 +144,7 @@ class Calibrate(ir.passes.InPlacePass):
                 layer.elements >= NOISE_ELEMENTS for layer in moments.values()
             ):
                 break
-        modified = False
-        for key in list(moments):
-            if key[0] in convolutions:
-                folded = self._fold(model, convolutions[key[0]], moments.pop(key))
-                modified = folded or modified
-        for name, reason in unfold.left.items():
-            self.notes[name] = f"left as it was: {reason}"
-        return ir.passes.PassResult(model, modified=self._set(model, moments) or modified)
+        return moments
 
     def _wants(self, layer: Statistics) -> bool:
         return self.only is None or not self.only.isdisjoint(
@@ -118,7 +152,7 @@ class Calibrate(ir.passes.InPlacePass):
         )
 
     def _run(
-        self, session: Session, model: ir.Model, layers: list[Statistics]
+        self, session: Session, model: ir.Model, layers: Sequence[Statistics]
     ) -> Iterator[dict[str, Any]]:
         """The outputs for each batch."""
         if self.batches is None:
@@ -137,9 +171,10 @@ class Calibrate(ir.passes.InPlacePass):
 
     def _fold(self, model: ir.Model, layer: Unfolded, moments: _Moments) -> bool:
         """Divide a Conv by its output's standard deviation, and take off the mean."""
-        mean, variance = moments.mean(), moments.variance(keep_zeros=False)
-        if not (np.isfinite(mean).all() and np.isfinite(variance).all()):
-            self.notes[layer.weight] = "left as it was: what was measured is not finite"
+        mean, variance = moments.mean, moments.variance(keep_zeros=False)
+        if moments.single or not (np.isfinite(mean).all() and np.isfinite(variance).all()):
+            reason = "one element a channel in each batch" if moments.single else "not finite"
+            self.notes[layer.weight] = f"left as it was: what was measured is {reason}"
             return False
         weight = model.graph.initializers[layer.weight]
         bias = model.graph.initializers[layer.bias]
@@ -154,71 +189,68 @@ class Calibrate(ir.passes.InPlacePass):
         )
         return True
 
-    def _set(self, model: ir.Model, moments: dict[tuple[str, str], _Moments]) -> bool:
-        """Put the averages into the model; true where a tensor changed."""
-        for name in (name for names in moments for name in names):
+    def _set(self, model: ir.Model, names: tuple[str, str], moments: _Moments) -> bool:
+        """Make the averages a layer's running mean and variance; true where a tensor changed."""
+        for name in names:
             if _separate(_find(model, name)):
                 # Before version 4 an initializer has to be an input.
                 model.ir_version = max(model.ir_version, 4)
         source = "noise" if self.batches is None else "data"
+        note = f"average over {moments.runs} batch(es) of {source}{moments.remark()}"
+        averages = (moments.mean, moments.variance(keep_zeros=self.batches is not None))
         modified = False
-        for names, layer in moments.items():
-            note = f"average over {layer.runs} batch(es) of {source}"
-            averages = (layer.mean(), layer.variance(keep_zeros=self.batches is not None))
-            for index, (name, average) in enumerate(zip(names, averages, strict=True)):
-                if self.only is not None and name not in self.only:
-                    continue
-                value = _find(model, name)
-                refusal = _reason_to_leave(value, 3 + index, average)
-                if refusal is not None:
-                    self.notes[name] = f"left as it was: {refusal}"
-                    continue
-                assert value is not None
-                self.notes[name] = f"{note}{layer.remark()}"
+        for index, (name, average) in enumerate(zip(names, averages, strict=True)):
+            if self.only is not None and name not in self.only:
+                continue
+            value = _find(model, name)
+            refusal = _reason_to_leave(value, 3 + index, average)
+            if refusal is None and value is not None:
+                self.notes[name] = note
                 modified = _hold(value, average) or modified
+            else:
+                self.notes[name] = f"left as it was: {refusal}"
         return modified
 
 
 class _Moments:
-    """Sums over batches of a layer's mean and variance, in float64."""
+    """Averages over batches of a layer's mean and variance, in float64."""
 
     def __init__(self) -> None:
         self.runs = 0
         self.elements = 0.0
-        self._means: Any = 0.0
-        self._squares: Any = 0.0
-        self._variances: Any = 0.0
-        self._single = True
+        self.single = True
+        """Whether every batch held one element a channel."""
+        self.mean: npt.NDArray[np.float64] = np.zeros(())
+        self._spread: npt.NDArray[np.float64] = np.zeros(())
+        self._variance: npt.NDArray[np.float64] = np.zeros(())
 
     def add(self, results: Mapping[str, Any], layer: Statistics) -> None:
-        mean = np.asarray(results[layer.mean], np.float64)
-        self.runs += 1
-        self._means = self._means + mean
-        self._squares = self._squares + mean**2
-        self._variances = self._variances + np.asarray(results[layer.variance], np.float64)
         count = float(results[layer.count])
+        self.runs += 1
         self.elements += count
-        self._single = self._single and count == 1.0
-
-    def mean(self) -> npt.NDArray[np.float64]:
-        return self._means / self.runs
+        self.single = self.single and count == 1.0
+        # Welford's update: nothing cancels.
+        with np.errstate(invalid="ignore"):  # what isn't finite is reported at the end
+            step = results[layer.mean].astype(np.float64) - self.mean
+            self.mean = self.mean + step / self.runs
+            self._spread = self._spread + step * (results[layer.mean] - self.mean)
+            change = results[layer.variance] - self._variance
+            self._variance = self._variance + change / self.runs
 
     def variance(self, *, keep_zeros: bool) -> npt.NDArray[np.float64]:
-        """Average unbiased variance of the batches.
+        """Average unbiased variance of the batches, or where there is none, that of their means.
 
-        Where every batch held one element a channel there is none. Then it is the variance of the
-        means, and 1 for a channel in which that is 0.
+        A channel without variance gets 1, unless `keep_zeros` says that it is to be believed.
         """
-        variance = self._variances / self.runs
-        if self._single and self.runs > 1:
-            variance = (self._squares - self.runs * self.mean() ** 2) / (self.runs - 1)
-        if self._single or not keep_zeros:
+        between = self._spread / max(1, self.runs - 1)
+        variance = between if self.single else self._variance
+        if self.single or not keep_zeros:
             variance = np.where(variance > 0, variance, 1.0)
         return variance
 
     def remark(self) -> str:
         """What the report should add."""
-        return ", each of one element a channel: the variance is that of the means" * self._single
+        return ", each of one element a channel: the variance is that of the means" * self.single
 
 
 def _reason_to_leave(

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 import onnx_ghn
 from onnx_ghn import fallback
-from onnx_ghn.errors import MissingDependencyError
+from onnx_ghn.errors import OnnxGhnError
 from onnx_ghn.hypernet.archive import Archive, ArchiveInfo, load_archive, read_info
 from onnx_ghn.hypernet.predict import predict
 from onnx_ghn.model_io import record_provenance
@@ -132,6 +132,7 @@ class Initialize(ir.passes.InPlacePass):
         for index, parameter in enumerate(reading.parameters):
             outcome = plan.outcomes[index]
             mark = (plan.decision.get("archive"), self.options.seed, outcome.method)
+            tensor: ir.TensorProtocol
             if outcome.status is Status.CALIBRATED:
                 tensor = _statistic(parameter)
             elif index in draws:
@@ -165,7 +166,8 @@ class Initialize(ir.passes.InPlacePass):
         names = {reading.parameters[index].name for index in indices}
         try:
             Calibrate(seed=self.options.seed, only=names)(model)
-        except MissingDependencyError as error:
+        except OnnxGhnError as error:
+            # The model is complete and valid all the same; only the statistics are a guess.
             report.warnings.append(f"running statistics stay at mean 0, variance 1: {error}")
 
     @staticmethod

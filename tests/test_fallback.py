@@ -257,6 +257,31 @@ def test_logit_scale_behind_exp_is_a_logarithm():
     assert float(draw(make(Role.LOGIT_SCALE, (), sites=(Site(nodes[2], 0),)))) == 1.0
 
 
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        ("h = Mul(f, s)  y = Add(x, h)", 0.1),  # the end of a residual branch
+        ("h = Mul(s, f)  t = Transpose(h)  y = Add(t, x)", 0.1),
+        ("h = Mul(f, s)  y = Add(h, b)", 1.0),  # an affine layer without norm
+        ("h = Mul(f, s)  i = Identity(b)  y = Add(h, i)", 1.0),
+        ("y = Mul(f, s)", 1.0),
+    ],
+)
+def test_scales_are_small_only_at_the_end_of_a_branch(after: str, expected: float):
+    model = ir.from_onnx_text(
+        f"""<ir_version: 8, opset_import: ["" : 17]>
+        g (float[N,N] z, float[N] s, float[N] b) => (float y)
+        {{ x = Relu(z)  f = Relu(x)  {after} }}"""
+    )
+    site = next(
+        Site(node, index)
+        for node in model.graph
+        for index, value in enumerate(node.inputs)
+        if value is not None and value.name == "s"
+    )
+    assert draw(make(Role.LAYER_SCALE, (5,), sites=(site,)))[0] == pytest.approx(expected)
+
+
 def test_unknown_role_is_near_neutral_but_not_constant():
     values = draw(make(Role.OTHER, (50,), neutral=1.0))
     assert 0.9 < values.min() < values.max() < 1.1

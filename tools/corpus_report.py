@@ -294,10 +294,22 @@ def totals(reports: list[ModelReport]) -> Totals:
     )
 
 
-def run(folder: Path, materialised: bool = False, only: str = "") -> list[ModelReport]:
-    """Reports of all models of the corpus whose file name contains `only`."""
+def run(
+    folder: Path, materialised: bool = False, only: str = "", largest: int = 1 << 62
+) -> list[ModelReport]:
+    """Reports of all models of the corpus whose file name contains `only`.
+
+    Args:
+        folder: The corpus.
+        materialised: Whether to read each model once more, with random bytes.
+        only: Part of the file names.
+        largest: Learnable numbers above which a model is not materialised.
+    """
     rows = [row for row in read_table(folder / "index.tsv") if only in row["file"]]
-    return [report_model(folder, row, materialised) for row in rows]
+    return [
+        report_model(folder, row, materialised and int(row.get("learnable_params") or 0) <= largest)
+        for row in rows
+    ]
 
 
 def print_summary(reports: list[ModelReport], details: bool) -> None:

@@ -118,7 +118,7 @@ class Builder:
         nodes = []
         for position, node in enumerate(self._nodes):
             title = f"{node.op}_{position}"
-            output = "logits" if node.output == logits.value else title.lower()
+            output = "logits" if node.output == logits.value else f"value_{position}"
             values[node.output] = _float(output, (BATCH, *node.shape))
             nodes.append(
                 ir.Node(

@@ -51,7 +51,7 @@ def held_out(split: str, part: str) -> tuple[Entry, ...]:
     lists = _lists()
     if name not in lists or part not in lists[name]:
         raise OptionError(
-            f"unknown split {split!r} {part!r}: choose one of {', '.join(SPLITS)}, and val or test"
+            f"unknown split {split!r} {part!r}: choose one of {', '.join(SPLITS)}; val or test"
         )
     return tuple(Entry(SPLITS[name], int(seed), key) for seed, key in lists[name][part])
 

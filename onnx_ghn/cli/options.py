@@ -43,6 +43,8 @@ def _option(field: dataclasses.Field[Any], hint: Any) -> Callable[[Command], Com
         keywords.update(type=click.Choice(metadata["choices"]), show_default=True)
     elif hint is int:
         keywords.update(type=click.IntRange(min=metadata.get("min")), show_default=True)
+    elif hint is float:
+        keywords.update(type=float, show_default=True)
     elif hint == tuple[str, ...]:
         keywords["multiple"] = True
     elif Path in typing.get_args(hint):

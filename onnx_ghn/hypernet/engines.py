@@ -91,12 +91,12 @@ class TorchEngine:
         import torch
 
         tensors = [torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in arguments]
-        with _threads(self.threads), torch.inference_mode(), self.mode():
+        with compute_threads(self.threads), torch.inference_mode(), self.mode():
             return method(*tensors).numpy()
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def compute_threads(count: int) -> Iterator[None]:
     """Compute with so many threads, and restore the setting of the process afterwards."""
     import torch
 

@@ -57,9 +57,9 @@ class DistanceBias(nn.Module):
         there = distance.clamp(max=self.embedding.weight.shape[0] - 3)
         code = there * 256 + there.t()
         present = torch.zeros(256 * 256, dtype=torch.int64, device=distance.device)
-        present[code.flatten()] = 1
+        present.index_fill_(0, code.flatten(), 1)
         pairs = present.nonzero().flatten()
-        index = (present.cumsum(0) - 1)[code]
+        index = (present.cumsum(0) - 1).index_select(0, code.flatten()).reshape(code.shape)
         ends = torch.stack([pairs // 256, pairs % 256], 1) + 2
         table = self.mix(self.embedding(ends).flatten(1))  # [P, 2, H] -> [P, heads]
         return table.t().contiguous(), index
@@ -84,8 +84,9 @@ class Attention(nn.Module):
         rows = max(1, self.scores_at_once // (nodes * self.heads))
         mixed: list[Tensor] = []
         for start in range(0, nodes, rows):
-            scores = torch.matmul(query[:, start : start + rows], key) * width**-0.5
-            scores = scores + table[:, index[start : start + rows]]
+            pairs = index[start : start + rows].flatten()
+            bias = table.gather(1, pairs.expand(self.heads, -1)).reshape(self.heads, -1, nodes)
+            scores = torch.baddbmm(bias, query[:, start : start + rows], key, alpha=width**-0.5)
             mixed.append(torch.matmul(scores.softmax(-1), value))
         return self.out(torch.cat(mixed, 1).transpose(0, 1).reshape(nodes, hidden))
 

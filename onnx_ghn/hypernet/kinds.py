@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onnx_ghn.hypernet.graphormer import Graphormer
+from onnx_ghn.hypernet.graphormer import Graphormer, Layer
 from onnx_ghn.read.graph import Op
 
 COLUMNS = (
@@ -43,28 +43,28 @@ TILES = (
     (64, 64, 1),
     (64, 64, 1),
     (16, 16, 7),
-    (64, 4, 7),
+    (64, 4, 5),
     (64, 1, 7),
     (16, 16, 5),
     (1, 64, 8),
 )
 """(out, in, side) of the tile of each kind; the channels divide `CHANNELS`."""
-TEMPLATES = (96, 96, 64, 40, 32, 32, 48, 16)
+TEMPLATES = (96, 64, 64, 32, 32, 32, 32, 16)
 """Templates of each kind."""
 CHANNELS = 64
 """Largest tile along any axis of channels."""
 
 
 class Buckets(nn.Module):
-    """Numbers to rows of one table: eight rows for each doubling, all small numbers apart."""
+    """Numbers to rows of one table: eight rows for each doubling, those up to 12 apart."""
 
     def __init__(self, largest: tuple[int, ...]) -> None:
         super().__init__()
         counts = [round(8 * math.log2(n + 1)) + 1 for n in largest]
         self.rows = sum(counts)
         starts = [sum(counts[:index]) for index in range(len(counts))]
-        self.register_buffer("starts", torch.tensor(starts))
-        self.register_buffer("largest", torch.tensor(largest))
+        self.starts = nn.Buffer(torch.tensor(starts))
+        self.largest = nn.Buffer(torch.tensor(largest))
 
     def forward(self, features: Tensor) -> Tensor:
         """Features int64[N, F] -> rows int64[N, F]."""
@@ -140,7 +140,8 @@ class KindsHypernetwork(nn.Module):
 
     Args:
         hidden: Width H of a node's state.
-        layers, heads: Of the transformer.
+        layers: Of the transformer.
+        heads: Of its attention.
         classes: Outputs of the classifier that is predicted.
     """
 
@@ -153,23 +154,25 @@ class KindsHypernetwork(nn.Module):
         self.embedding = nn.Embedding(rows, hidden)
         nn.init.normal_(self.embedding.weight, std=len(COLUMNS) ** -0.5)
         fixed = torch.empty(rows, hidden).normal_(std=len(COLUMNS) ** -0.5)
-        self.register_buffer("fixed", fixed)
+        self.fixed = nn.Buffer(fixed)
         self.encoder = Graphormer(hidden, layers, heads)
         for layer in self.encoder.layers:
+            assert isinstance(layer, Layer)
             # Residual branches start at zero: the states are the embeddings at first.
             for last in (layer.attention.out, layer.feed_out):
                 nn.init.zeros_(last.weight)
                 nn.init.zeros_(last.bias)
         self.norm = nn.LayerNorm(hidden)
-        self.decoders = nn.ModuleList(
+        decoders = [
             TileDecoder(2 * hidden, templates, *tile)
             for templates, tile in zip(TEMPLATES, TILES, strict=True)
-        )
+        ]
+        self.decoders = nn.ModuleList(decoders)
         self.vector = TileDecoder(2 * hidden, 64, 2, CHANNELS, 1)
         self.class_weight = TileDecoder(2 * hidden, 64, classes, CHANNELS, 1)
         self.class_bias = nn.Linear(2 * hidden, classes)
         with torch.no_grad():
-            self.decoders[POSITION].templates.weight.mul_(0.1)  # a table isn't scaled by fan-in
+            decoders[POSITION].templates.weight.mul_(0.1)  # a table isn't scaled by fan-in
             self.vector.templates.weight.mul_(0.2)
             self.class_weight.templates.weight.mul_(0.5)
             self.class_bias.weight.mul_(0.1)

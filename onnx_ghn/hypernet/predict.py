@@ -42,7 +42,11 @@ class Prediction:
     """Predicted tensors of one model; tiles are decoded, tensors are made when asked for.
 
     Attributes:
+        reading: What was predicted for.
+        sources: Where the tile of each predicted parameter comes from, by its index.
+        tiles: Those tiles: [o, i, kh, kw] for a weight, [m] for a vector.
         states: float32[N, H], the encoder's state of each node.
+        seed: Seed of what is drawn.
     """
 
     def __init__(
@@ -53,30 +57,28 @@ class Prediction:
         states: Floats,
         seed: int,
     ) -> None:
-        self._parameters = reading.parameters
-        self._graph = reading.graph
-        self._sources = sources
-        self._tiles = tiles
-        self._seed = seed
+        self.reading = reading
+        self.sources = sources
+        self.tiles = tiles
         self.states = states
+        self.seed = seed
 
     @property
     def indices(self) -> list[int]:
         """The parameters that were predicted, ascending."""
-        return sorted(self._tiles)
+        return sorted(self.sources)
 
     def tensor(self, index: int) -> Floats:
         """The predicted value of `Reading.parameters[index]`, in its logical shape."""
-        parameter, source, tile = self._parameters[index], self._sources[index], self._tiles[index]
-        shape = parameter.logical_shape
+        parameter, graph = self.reading.parameters[index], self.reading.graph
+        source, tile, shape = self.sources[index], self.tiles[index], parameter.logical_shape
         if source.part is not Part.WEIGHT:
             return fit_vector(tile, shape)
-        assert self._graph is not None
-        if self._graph.op[source.node] != Op.POS_ENC:
+        assert graph is not None
+        if graph.op[source.node] != Op.POS_ENC:
             transposed = parameter.layout.steps == (Transpose((1, 0)),)
             return fit_weight(tile, shape, transposed=transposed)
-        name = parameter.tie or parameter.name
-        return fit_positions(tile, shape, RandomStream(self._seed, name))
+        return fit_positions(tile, shape, RandomStream(self.seed, _tie(parameter)))
 
 
 def predict(
@@ -127,6 +129,11 @@ def sources_of(reading: Reading, network: NetworkConfig) -> list[Source | str]:
     for node, slots in enumerate(graph.slots):
         for slot in slots:
             places.setdefault(slot.parameter, (node, slot.part))
+    # A copy of a tied parameter has no slot of its own: it takes what the first one takes.
+    of_tie = {_tied(reading.parameters[index]): place for index, place in places.items()}
+    for index, parameter in enumerate(reading.parameters):
+        if index not in places and _tied(parameter) in of_tie:
+            places[index] = of_tie[_tied(parameter)]
     found: list[Source | str] = []
     for index, parameter in enumerate(reading.parameters):
         if index in places:
@@ -164,3 +171,13 @@ def _source(
     if head and kh * kw == 1:
         return Source(node, part, Decoder.CLASS_WEIGHT, (min(shape[1], c1),))
     return Source(node, part, Decoder.WEIGHT, (min(shape[0], c0), min(shape[1], c1), kh, kw))
+
+
+def _tie(parameter: Parameter) -> str:
+    """Name of the first parameter of its tie group."""
+    return parameter.tie or parameter.name
+
+
+def _tied(parameter: Parameter) -> tuple[str, tuple[int, ...]]:
+    """What parameters of one value have in common."""
+    return _tie(parameter), parameter.logical_shape

@@ -13,10 +13,15 @@ import onnx
 import onnx_ir as ir
 
 from onnx_ghn.errors import ModelError
+from onnx_ghn.model_io.schema import check_node, describe
 from onnx_ghn.model_io.tensors import quote
+from onnx_ghn.model_io.wire import MAX_NODES
 
 MIN_IR_VERSION = 3
 """Before it, models had no opset imports."""
+
+MAX_FUNCTIONS = 1000
+"""Putting their bodies in place takes time that grows with the square of their number."""
 
 FunctionKey = tuple[str, str, str]
 """Domain, name, overload."""
@@ -39,7 +44,7 @@ def check_structure(model: onnx.ModelProto) -> None:
     _check_graph(model.graph, [], opsets, functions, inside_function=False)
     for function in model.functions:
         _check_function(function, functions)
-    _check_recursion(functions)
+    _check_calls(model, functions)
 
 
 def tensors_of(model: onnx.ModelProto) -> Iterator[tuple[onnx.TensorProto, bool]]:
@@ -87,6 +92,8 @@ def _check_header(model: onnx.ModelProto) -> None:
 
 def _functions(model: onnx.ModelProto) -> dict[FunctionKey, onnx.FunctionProto]:
     functions: dict[FunctionKey, onnx.FunctionProto] = {}
+    if len(model.functions) > MAX_FUNCTIONS:
+        raise ModelError(f"it defines more than {MAX_FUNCTIONS} functions")
     for function in model.functions:
         key = (_domain(function.domain), function.name, function.overload)
         if not function.name:
@@ -97,9 +104,9 @@ def _functions(model: onnx.ModelProto) -> dict[FunctionKey, onnx.FunctionProto]:
     return functions
 
 
-def _opsets(imports: Sequence[onnx.OperatorSetIdProto], owner: str) -> set[str]:
-    """The imported domains."""
-    domains: set[str] = set()
+def _opsets(imports: Sequence[onnx.OperatorSetIdProto], owner: str) -> dict[str, int]:
+    """Version of each imported domain; ai.onnx is ""."""
+    domains: dict[str, int] = {}
     for opset in imports:
         _check_texts(f"an opset import of {owner}", opset.domain)
         domain = _domain(opset.domain)
@@ -111,7 +118,7 @@ def _opsets(imports: Sequence[onnx.OperatorSetIdProto], owner: str) -> set[str]:
                 f"{owner} imports opset {opset.version} of {quote(opset.domain or 'ai.onnx')}, "
                 f"which is unknown; the newest known one of ai.onnx is {newest}"
             )
-        domains.add(domain)
+        domains[domain] = opset.version
     if not domains:
         raise ModelError(f"{owner} imports no opset: the file is damaged")
     return domains
@@ -120,7 +127,7 @@ def _opsets(imports: Sequence[onnx.OperatorSetIdProto], owner: str) -> set[str]:
 def _check_graph(
     graph: onnx.GraphProto,
     enclosing: list[Scope],
-    opsets: set[str],
+    opsets: dict[str, int],
     functions: Collection[FunctionKey],
     *,
     inside_function: bool,
@@ -156,7 +163,7 @@ def _check_nodes(
     nodes: Sequence[onnx.NodeProto],
     scope: Scope,
     enclosing: list[Scope],
-    opsets: set[str],
+    opsets: dict[str, int],
     functions: Collection[FunctionKey],
     *,
     inside_function: bool,
@@ -168,18 +175,18 @@ def _check_nodes(
     """
     available = set(scope)
     for node in nodes:
-        _check_texts(_node(node), node.name, node.op_type, node.domain, node.doc_string)
-        _check_metadata(_node(node), node.metadata_props)
+        _check_texts(describe(node), node.name, node.op_type, node.domain, node.doc_string)
+        _check_metadata(describe(node), node.metadata_props)
         if not node.op_type:
-            raise ModelError(f"{_node(node)} has no operator")
+            raise ModelError(f"{describe(node)} has no operator")
         if _domain(node.domain) not in opsets:
             raise ModelError(
-                f"{_node(node)} is of the domain {quote(node.domain)}, for which the model "
+                f"{describe(node)} is of the domain {quote(node.domain)}, for which the model "
                 "imports no opset"
             )
         for output in node.output:
             if output:
-                _define(output, scope, f"the outputs of {_node(node)} and what comes before it")
+                _define(output, scope, f"the outputs of {describe(node)} and what comes before it")
     captured: set[str] = set()
     reads: list[set[str]] = []
     ordered = True
@@ -191,9 +198,10 @@ def _check_nodes(
                     graph, [*enclosing, scope], opsets, functions, inside_function=inside_function
                 )
         _check_attributes(node, inside_function=inside_function)
+        check_node(node, opsets)
         for name in sorted(names - scope):
             if not any(name in outer for outer in enclosing):
-                raise ModelError(f"{_node(node)} reads {quote(name)}, which nothing produces")
+                raise ModelError(f"{describe(node)} reads {quote(name)}, which nothing produces")
             captured.add(name)
         reads.append(names & scope)
         ordered = ordered and names & scope <= available
@@ -222,16 +230,16 @@ def _check_acyclic(nodes: Sequence[onnx.NodeProto], reads: list[set[str]]) -> No
                 ready.append(consumer)
     if done < len(nodes):
         index = next(index for index, count in enumerate(waiting) if count)
-        raise ModelError(f"{_node(nodes[index])} lies in or behind a cycle of the graph")
+        raise ModelError(f"{describe(nodes[index])} lies in or behind a cycle of the graph")
 
 
 def _check_attributes(node: onnx.NodeProto, *, inside_function: bool) -> None:
     kinds = onnx.AttributeProto
     seen: set[str] = set()
     for attribute in node.attribute:
-        where = f"attribute {quote(attribute.name)} of {_node(node)}"
+        where = f"attribute {quote(attribute.name)} of {describe(node)}"
         _check_texts(where, attribute.doc_string)
-        _define(attribute.name, seen, f"the attributes of {_node(node)}")
+        _define(attribute.name, seen, f"the attributes of {describe(node)}")
         if attribute.ref_attr_name:
             if not inside_function:
                 raise ModelError(f"{where} refers to a function's attribute outside of a function")
@@ -275,28 +283,29 @@ def _check_function(
         raise ModelError(f"in {name}: {error}") from None
 
 
-def _check_recursion(functions: dict[FunctionKey, onnx.FunctionProto]) -> None:
-    """No function may call itself, directly or through others."""
-    calls = {
-        key: [called for called in _called(function.node) if called in functions]
-        for key, function in functions.items()
-    }
-    finished: set[FunctionKey] = set()
+def _check_calls(model: onnx.ModelProto, functions: dict[FunctionKey, onnx.FunctionProto]) -> None:
+    """No function may call itself, and putting all bodies in place must not explode.
+
+    Thirty functions that call the next one twice make a graph of a billion nodes.
+    """
+    sizes: dict[FunctionKey, int] = {}
     for start in functions:
         # Depth-first without recursion: a chain of calls may be as long as the file likes.
         path: dict[FunctionKey, Iterator[FunctionKey]] = {}
-        if start not in finished:
-            path[start] = iter(calls[start])
+        if start not in sizes:
+            path[start] = _called(functions[start].node)
         while path:
             current, remaining = next(reversed(path.items()))
-            called = next(remaining, None)
+            called = next((key for key in remaining if key in functions and key not in sizes), None)
             if called is None:
-                finished.add(current)
+                sizes[current] = sum(sizes.get(key, 1) for key in _called(functions[current].node))
                 del path[current]
             elif called in path:
                 raise ModelError(f"function {quote(called[1])} calls itself")
-            elif called not in finished:
-                path[called] = iter(calls[called])
+            else:
+                path[called] = _called(functions[called].node)
+    if sum(sizes.get(key, 1) for key in _called(model.graph.node)) > MAX_NODES:
+        raise ModelError(f"its functions expand to more than {MAX_NODES} nodes")
 
 
 def _called(nodes: Sequence[onnx.NodeProto]) -> Iterator[FunctionKey]:
@@ -370,8 +379,3 @@ def _subgraphs(attribute: onnx.AttributeProto) -> Iterator[onnx.GraphProto]:
 
 def _domain(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
-
-
-def _node(node: onnx.NodeProto) -> str:
-    name = node.name or next((output for output in node.output if output), "")
-    return f"{node.op_type or 'node'} {quote(name)}"

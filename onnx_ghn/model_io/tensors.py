@@ -21,6 +21,9 @@ from onnx_ghn.errors import ModelError
 MAX_TENSOR_BYTES = 16 << 30
 """A larger single tensor is taken for damage or an attack."""
 
+_PACKED = frozenset(ir.DataType[name] for name in ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2"))
+"""Types of which one byte, or one entry of `int32_data`, holds several elements."""
+
 _EXTERNAL_KEYS = ("location", "offset", "length", "checksum")
 _NUMBER = re.compile(r"[0-9]{1,18}")
 
@@ -121,7 +124,7 @@ def check_inline(tensor: onnx.TensorProto) -> int:
         needed = size
     elif dtype.name.startswith("COMPLEX"):
         needed = 2 * elements
-    elif dtype.bitwidth in (2, 4):
+    elif dtype in _PACKED:
         needed = size
     if field not in _fields(dtype):
         raise ModelError(f"{_which(tensor)} of type {dtype.name} has its data in {field}")

@@ -43,16 +43,16 @@ def remember(
 ) -> None:
     """Note in a model what its file says and onnx-ir does not hold."""
     for value in (*model.graph.inputs, *model.graph.outputs):
-        if value.name in detached:
-            value.meta[_TYPE] = detached[value.name]
+        if (value.name or "") in detached:
+            value.meta[_TYPE] = detached[value.name or ""]
     for graph_proto, graph in _paired_graphs(proto.graph, model.graph):
         held = {output for node in graph_proto.node for output in node.output}
         held -= {info.name for info in graph_proto.output}
         dropped = []
         for info in graph_proto.value_info:
-            value = graph.initializers.get(info.name)
-            if value is not None and not value.is_graph_input():
-                value.meta[_DECLARED] = True
+            initializer = graph.initializers.get(info.name)
+            if initializer is not None and not initializer.is_graph_input():
+                initializer.meta[_DECLARED] = True
             elif info.name not in held:
                 dropped.append(info)
         if dropped:

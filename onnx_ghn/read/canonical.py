@@ -11,15 +11,15 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
-import numpy as np
 import onnx_ir as ir
 
+from onnx_ghn.read.assembly import INPUT, Node
+from onnx_ghn.read.bodies import bodies
+from onnx_ghn.read.context import NORMS, behind
 from onnx_ghn.read.dataflow import DataFlow
-from onnx_ghn.read.distances import shortest_paths
-from onnx_ghn.read.graph import ATTRIBUTES, GhnGraph, Op, Part, Slot
-from onnx_ghn.read.ordering import canonical_order
+from onnx_ghn.read.graph import Op, Part, Slot
+from onnx_ghn.read.norms import is_inverse_deviation, normalised
 from onnx_ghn.read.parameter import Parameter, Role
 from onnx_ghn.read.primitives import (
     FUSED_ATTENTION,
@@ -29,90 +29,93 @@ from onnx_ghn.read.primitives import (
     is_masked_score,
     pooling,
 )
+from onnx_ghn.read.sides import Sides
 
 Sources = tuple[int, ...]
-INPUT = 0
 
-_NORM_ROLES = (Role.NORM_SCALE, Role.NORM_SHIFT)
+_ORDER = (
+    *(Role.CONV, Role.LINEAR, Role.BIAS),
+    *(Role.NORM_SCALE, Role.NORM_SHIFT, Role.POSITION),
+)
+"""Roles that have a node, as fused operators apply them."""
 _SUMS = frozenset({"Add", "Sum", "SkipLayerNormalization", "SkipSimplifiedLayerNormalization"})
+_HOLDERS = frozenset({"If", "Loop", "Scan"})
 
 
-@dataclass
-class _Node:
-    """A node of the graph while it is built."""
-
-    op: Op
-    predecessors: list[int]
-    name: str
-    shape: tuple[int, int, int, int] = (0, 0, 0, 0)
-    attributes: dict[str, int] = field(default_factory=dict)
-    slots: list[Slot] = field(default_factory=list)
-
-    def label(self) -> tuple[int, ...]:
-        """What the node is, without its place."""
-        values = (self.attributes.get(name, 0) for name in ATTRIBUTES)
-        parts = (sorted(Part).index(slot.part) for slot in self.slots)
-        return (int(self.op), *self.shape, *values, *parts)
-
-
-def build_graph(flow: DataFlow, parameters: Sequence[Parameter]) -> GhnGraph:
-    """The GHN graph of a traced model.
+def find_nodes(flow: DataFlow, parameters: Sequence[Parameter]) -> list[Node]:
+    """The canonical nodes of a traced model, the input first.
 
     Args:
         flow: `trace(model)`.
         parameters: `judge(model, flow)`; slots refer to them by index.
     """
-    builder = _Builder(flow, parameters)
-    builder.walk()
-    builder.mark_head()
-    return builder.finish()
+    walk = _Walk(flow, parameters)
+    for node in flow.nodes:
+        walk.visit(node)
+    walk.mark_head()
+    return walk.nodes
 
 
-class _Builder:
+class _Walk:
     def __init__(self, flow: DataFlow, parameters: Sequence[Parameter]) -> None:
         self.flow = flow
         self.parameters = parameters
-        self.nodes = [_Node(Op.INPUT, [], "")]
+        self.nodes = [Node(Op.INPUT, [], None)]
+        self.sides = Sides(flow)
         self.sources: dict[ir.Value, Sources] = {}
+        self.entering: dict[ir.Value, ir.Value | None] = {}
         self.weights: dict[ir.Node, list[tuple[int, int]]] = defaultdict(list)
-        self.first_site: dict[int, ir.Node] = {}
         for index, parameter in enumerate(parameters):
             if parameter.learnable:
                 for site in parameter.sites:
-                    self.first_site.setdefault(index, site.node)
                     self.weights[site.node].append((site.index, index))
+        for node in flow.nodes:
+            if node.op_type in _HOLDERS:
+                self._enter(node)
 
-    def walk(self) -> None:
-        """Visit every node in data-flow order."""
-        for node in self.flow.nodes:
-            if not any(map(self.flow.is_signal, node.outputs)):
-                continue
-            sources = self._visit(node)
-            for output in node.outputs:
-                self.sources[output] = sources
-
-    def _visit(self, node: ir.Node) -> Sources:
-        operands = [self._of(value) for value in node.inputs if self.flow.is_signal(value)]
-        sources = self._combine(node, operands)
-        weights = sorted(self.weights.get(node, ()))
-        for role in (Role.CONV, Role.LINEAR, Role.BIAS, *_NORM_ROLES, Role.POSITION):
-            for _, index in weights:
-                if self.parameters[index].role is role:
-                    sources = self._weigh(node, index, sources)
-        if node.op_type in FUSED_ATTENTION:
-            sources = (self._add(Op.MSA, sources, node),)
-        return sources
+    def visit(self, node: ir.Node) -> None:
+        """Find the sources of a node's outputs; nodes come in data-flow order."""
+        if node.op_type in _HOLDERS and node.domain == "":
+            self._leave(node)
+        elif any(map(self.flow.is_signal, node.outputs)):
+            self.sides.visit(node)
+            combined = self._combine(node)
+            sources = self._weigh(node, combined)
+            for index, output in enumerate(node.outputs):
+                # the fourth output of SkipLayerNormalization is its sum, for the next residual
+                skip = index == 3 and node.op_type in _SUMS
+                self.sources[output] = combined if skip else sources
 
     def _of(self, value: ir.Value | None) -> Sources:
         """The sources of a value; the input's node for what comes from outside."""
-        if value is None:
-            return ()
-        return self.sources.get(self.flow.resolve(value), self.sources.get(value, (INPUT,)))
+        while value is not None:
+            value = self.flow.resolve(value)
+            if value in self.sources or value not in self.entering:
+                return self.sources.get(value, (INPUT,))
+            value = self.entering[value]
+        return ()
+
+    def _enter(self, node: ir.Node) -> None:
+        """Tie what a Loop or Scan passes to the inputs of its body."""
+        skipped = 2 if node.op_type == "Loop" else 0
+        if node.op_type != "If":
+            for body in bodies(node):
+                pairs = zip(body.inputs[skipped:], node.inputs[skipped:], strict=False)
+                self.entering.update(pairs)
+
+    def _leave(self, node: ir.Node) -> None:
+        """What an If, Loop or Scan gives is what its bodies give."""
+        skipped = 1 if node.op_type == "Loop" else 0
+        for index, output in enumerate(node.outputs):
+            place = index + skipped
+            given = [value for body in bodies(node) for value in body.outputs[place : place + 1]]
+            self.sources[output] = _union(map(self._of, given))
 
     # -- nodes without weights ------------------------------------------------------------
 
-    def _combine(self, node: ir.Node, operands: list[Sources]) -> Sources:
+    def _combine(self, node: ir.Node) -> Sources:
         """What a node does to the sources of its data operands, before its weights."""
+        operands = [self._of(value) for value in node.inputs if self.flow.is_signal(value)]
         sources = _union(operands)
         op = node.op_type
         if op in _SUMS and len(sources) > 1:
@@ -128,7 +131,7 @@ class _Builder:
             return (self._add(Op.CSE, sources, node),)
         if is_attention(self.flow, node):
             return (self._add(Op.MSA, sources, node),)
-        pool = pooling(self.flow, node)
+        pool = pooling(self.flow, node, self.sides.of(node.inputs[0] if node.inputs else None))
         if pool is not None:
             return (self._add_pool(node, sources, *pool),)
         return sources
@@ -139,10 +142,25 @@ class _Builder:
             if len(operand) == 1 and self.nodes[operand[0]].op is Op.MSA:
                 attention = self.nodes[operand[0]]
                 for source in sources:
-                    if source != operand[0] and source not in attention.predecessors:
+                    if source not in attention.predecessors and not self._follows(
+                        source, operand[0]
+                    ):
                         attention.predecessors.append(source)
                 return operand
         return _without_input(sources)
+
+    def _follows(self, index: int, other: int) -> bool:
+        """Whether a node is `other` or comes after it; the latter feed nodes of larger index."""
+        stack, seen = [index], {index}
+        while stack:
+            current = stack.pop()
+            if current == other:
+                return True
+            for predecessor in self.nodes[current].predecessors:
+                if predecessor >= other and predecessor not in seen:
+                    seen.add(predecessor)
+                    stack.append(predecessor)
+        return False
 
     def _add_pool(self, node: ir.Node, sources: Sources, op: Op, window: tuple[int, int]) -> int:
         strides = node.attributes.get_ints("strides", [1])
@@ -153,20 +171,55 @@ class _Builder:
 
     # -- nodes with weights ---------------------------------------------------------------
 
-    def _weigh(self, node: ir.Node, index: int, sources: Sources) -> Sources:
-        """Add the node of a parameter that `node` uses."""
+    def _weigh(self, node: ir.Node, sources: Sources) -> Sources:
+        """Add the nodes of the parameters that `node` uses."""
+        weights = sorted(self.weights.get(node, ()))
+        for role in _ORDER:
+            for _, index in weights:
+                if self.parameters[index].role is role:
+                    sources = self._weigh_with(node, index, sources)
+        if node.op_type in FUSED_ATTENTION:
+            return (self._add(Op.MSA, sources, node),)
+        return sources
+
+    def _weigh_with(self, node: ir.Node, index: int, sources: Sources) -> Sources:
         role = self.parameters[index].role
         if role in (Role.CONV, Role.LINEAR):
-            return (self._add_weight(node, index, sources),)
+            # a layer over a table of constants stands at the beginning, like one at the input
+            return (self._add_weight(node, index, sources or (INPUT,)),)
         if role is Role.BIAS:
             return (self._add_vector(Op.BIAS, node, index, Part.SHIFT, sources),)
         if role is Role.NORM_SCALE:
-            op = Op.BN if self._is_batch_norm(node, sources) else Op.LN
-            return (self._add_vector(op, node, index, Part.SCALE, sources),)
+            return self._scale(node, index, sources)
         if role is Role.NORM_SHIFT:
             self._attach_shift(node, index, sources)
             return sources
         return self._add_position(node, index, sources)
+
+    def _scale(self, node: ir.Node, index: int, sources: Sources) -> Sources:
+        """A norm by its scale: a node of its own, or none where it repeats or isn't a layer's."""
+        if node.op_type in NORMS:
+            op = Op.BN if node.op_type == "BatchNormalization" else Op.LN
+        elif node.op_type in ("Mul", "Div"):
+            data = next(value for value in node.inputs if self.flow.is_signal(value))
+            before = behind(self.flow, data)
+            last = self.nodes[sources[0]] if len(sources) == 1 else self.nodes[INPUT]
+            if last.op in (Op.BN, Op.LN) and last.onnx is before:
+                return sources  # some exporters put a second scale and shift after each norm
+            op = Op.BN if self._is_folded(node, data, before) else Op.LN
+        else:
+            return sources  # the gain of a normalised kernel
+        return (self._add_vector(op, node, index, Part.SCALE, sources),)
+
+    def _is_folded(self, node: ir.Node, data: ir.Value | None, before: ir.Node | None) -> bool:
+        """Whether a scale is what a folded BatchNorm left: of channels, and nothing normalised."""
+        if before is not None and before.op_type == "BatchNormalization":
+            return True
+        if normalised(self.flow, data) or is_inverse_deviation(self.flow, data):
+            return False
+        scale = next(value for value in node.inputs if value is not data)
+        shape = self.flow.shape(scale) or ()
+        return len(shape) > 2 and shape[-3] != 1 == shape[-2] == shape[-1]
 
     def _add_weight(self, node: ir.Node, index: int, sources: Sources) -> int:
         parameter = self.parameters[index]
@@ -198,12 +251,6 @@ class _Builder:
         self._slot(added, node, index, part)
         return added
 
-    def _is_batch_norm(self, node: ir.Node, sources: Sources) -> bool:
-        """BatchNormalization itself, or the scale that some exporters put after it."""
-        if node.op_type == "BatchNormalization":
-            return True
-        return node.op_type == "Mul" and len(sources) == 1 and self.nodes[sources[0]].op is Op.BN
-
     def _attach_shift(self, node: ir.Node, index: int, sources: Sources) -> None:
         """The shift of a norm is predicted from the node of its scale."""
         if len(sources) != 1:
@@ -228,22 +275,15 @@ class _Builder:
 
     def _slot(self, added: int, node: ir.Node, index: int, part: Part) -> None:
         """Predict a parameter from a node: where it is used first, if it is used more than once."""
-        if self.first_site[index] is node:
+        if self.parameters[index].sites[0].node is node:
             self.nodes[added].slots.append(Slot(index, part))
 
     def _add(self, op: Op, sources: Iterable[int], node: ir.Node, **attributes: int) -> int:
-        attributes.setdefault("output_side", self._side(node.outputs[0]))
-        name = node.name or node.outputs[0].name or ""
-        self.nodes.append(_Node(op, list(sources), name, attributes=attributes))
+        attributes.setdefault("output_side", self.sides.of(node.outputs[0]))
+        self.nodes.append(Node(op, list(sources), node, attributes=attributes))
         return len(self.nodes) - 1
 
-    def _side(self, value: ir.Value) -> int:
-        """Side of an NCHW map in pixels, 0 where it is unknown or there is none."""
-        shape = self.flow.shape(value) or (tuple(value.shape) if value.shape is not None else ())
-        side = shape[-1] if len(shape) == 4 else 0
-        return side if isinstance(side, int) and side > 0 else 0
-
-    # -- the whole graph ------------------------------------------------------------------
+    # -- the classifier -------------------------------------------------------------------
 
     def mark_head(self) -> None:
         """Find the classifier: the last weight before the first output, and its bias."""
@@ -256,7 +296,9 @@ class _Builder:
         if pool is not None and len(self.nodes[pool].predecessors) == 1:
             last = self.nodes[pool].predecessors[0]
         bias = last if self.nodes[last].op is Op.BIAS else None
-        weight = self.nodes[last].predecessors[0] if bias is not None else last
+        if bias is not None and len(self.nodes[bias].predecessors) != 1:
+            return
+        weight = last if bias is None else self.nodes[bias].predecessors[0]
         if self.nodes[weight].op is not Op.CONV or self.nodes[weight].shape[2:] != (1, 1):
             return
         for index in (weight, bias):
@@ -266,80 +308,6 @@ class _Builder:
             # a convolution may classify before the pool: to a GHN the classifier comes last
             self.nodes[pool].predecessors = self.nodes[weight].predecessors
             self.nodes[weight].predecessors = [pool]
-
-    def finish(self) -> GhnGraph:
-        """Drop what the vocabulary has no place for, sort, and measure distances."""
-        order = self._topological(self._drop_squeezes())
-        nodes = [self.nodes[index] for index in order]
-        place = {index: position for position, index in enumerate(order)}
-        before = [[place[p] for p in node.predecessors] for node in nodes]
-        ranks = canonical_order([node.label() for node in nodes], before)
-        ranks.remove(INPUT)
-        ranks.insert(0, INPUT)
-        moved = {old: new for new, old in enumerate(ranks)}
-        nodes = [nodes[old] for old in ranks]
-        predecessors = [sorted(moved[p] for p in before[old]) for old in ranks]
-        return GhnGraph(
-            op=np.array([node.op for node in nodes], np.int64),
-            shape=np.array([node.shape for node in nodes], np.int64),
-            attributes=np.array(
-                [[node.attributes.get(name, 0) for name in ATTRIBUTES] for node in nodes], np.int64
-            ),
-            distance=shortest_paths(predecessors),
-            slots=tuple(tuple(node.slots) for node in nodes),
-            nodes=tuple(node.name for node in nodes),
-        )
-
-    def _drop_squeezes(self) -> set[int]:
-        """Remove global pools inside gates: a squeeze is part of its cse."""
-        before_gate: set[int] = set()
-        for index in reversed(range(len(self.nodes))):
-            node = self.nodes[index]
-            if node.op is Op.CSE or index in before_gate:
-                before_gate.update(node.predecessors)
-        dropped = {
-            index
-            for index in before_gate
-            if self.nodes[index].op is Op.GLOB_AVG and self._feeds_gate(index)
-        }
-        for node in self.nodes:
-            if dropped & set(node.predecessors):
-                node.predecessors = list(
-                    _union(
-                        self.nodes[p].predecessors if p in dropped else (p,)
-                        for p in node.predecessors
-                    )
-                )
-        return dropped
-
-    def _feeds_gate(self, pool: int) -> bool:
-        """Whether all paths from a pool lead through a cse soon: weights and biases only between."""
-        frontier, seen = [pool], {pool}
-        while frontier:
-            current = frontier.pop()
-            for index, node in enumerate(self.nodes):
-                if current in node.predecessors and index not in seen:
-                    if node.op is Op.CSE:
-                        return True
-                    if node.op in (Op.CONV, Op.BIAS, Op.BN, Op.LN, Op.SEP_CONV):
-                        seen.add(index)
-                        frontier.append(index)
-        return False
-
-    def _topological(self, dropped: set[int]) -> list[int]:
-        """Indices in topological order; only a moved pool, or values of attention, are not so yet."""
-        waiting = {i: len(n.predecessors) for i, n in enumerate(self.nodes) if i not in dropped}
-        successors: dict[int, list[int]] = defaultdict(list)
-        for index in waiting:
-            for predecessor in self.nodes[index].predecessors:
-                successors[predecessor].append(index)
-        order = [index for index, count in waiting.items() if count == 0]
-        for index in order:
-            for successor in successors[index]:
-                waiting[successor] -= 1
-                if waiting[successor] == 0:
-                    order.append(successor)
-        return order
 
 
 def _union(groups: Iterable[Iterable[int]]) -> Sources:

@@ -24,17 +24,15 @@ def root_tensor(value: ir.Value) -> ir.TensorProtocol | None:
         return None
     for name, attribute in node.attributes.items():
         if name == "value":
-            return (
-                attribute.value
-            )  # as_tensor() checks a protocol, which takes longer than all else
+            return attribute.value  # as_tensor() would check a protocol, at great length
         if name == "value_float":
-            return ir.tensor(np.float32(attribute.as_float()))
+            return ir.Tensor(np.asarray(attribute.as_float(), np.float32))
         if name == "value_floats":
-            return ir.tensor(np.asarray(attribute.as_floats(), np.float32))
+            return ir.Tensor(np.asarray(attribute.as_floats(), np.float32))
         if name == "value_int":
-            return ir.tensor(np.int64(attribute.as_int()))
+            return ir.Tensor(np.asarray(attribute.as_int(), np.int64))
         if name == "value_ints":
-            return ir.tensor(np.asarray(attribute.as_ints(), np.int64))
+            return ir.Tensor(np.asarray(attribute.as_ints(), np.int64))
     return None
 
 
@@ -46,7 +44,17 @@ def has_value(value: ir.Value) -> bool:
     tensor = root_tensor(value)
     if isinstance(tensor, ir.ExternalTensor):
         return Path(tensor.path).exists()
+    if isinstance(tensor, ir.serde.TensorProtoTensor):
+        return _is_filled(tensor)
     return tensor is not None
+
+
+def _is_filled(tensor: ir.serde.TensorProtoTensor) -> bool:
+    """Whether an inline tensor has its data: onnx-ir reads one that has none as zeros."""
+    proto = tensor.raw
+    return tensor.size == 0 or any(
+        field.name == "raw_data" or field.name.endswith("_data") for field, _ in proto.ListFields()
+    )
 
 
 class Constants:

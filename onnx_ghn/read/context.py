@@ -168,8 +168,6 @@ def _is_const(flow: DataFlow, value: ir.Value | None) -> bool:
 # -- activations ------------------------------------------------------------------------------
 
 _GATE_STEPS = PASSING | {"Add", "Mul", "Div", "Neg", "Sub", "Pow", "Clip", "Min", "Max"}
-_POOLS = frozenset({"MaxPool", "AveragePool", "GlobalMaxPool", "Pad", "Slice", "Split", "Gather"})
-_LINEAR_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedGemm"})
 
 
 def is_activation(flow: DataFlow, node: ir.Node) -> bool:
@@ -218,22 +216,3 @@ def _gates(flow: DataFlow, gate: ir.Value | None, signal: ir.Value | None) -> bo
             return True
         current = inputs[0] if inputs else None
     return False
-
-
-def gain_before(flow: DataFlow, value: ir.Value | None) -> float:
-    """Square of the gain that offsets the non-linearity through which `value` came: 2 or 1."""
-    for _ in range(_MAX_DEPTH):
-        node = behind(flow, value)
-        if node is None or node.op_type in _LINEAR_OPS or node.op_type in NORMS:
-            return 2.0 if node is not None and is_activation(flow, node) else 1.0
-        if is_activation(flow, node):
-            return 2.0
-        if (
-            node.op_type in _POOLS
-            or (node.op_type == "Concat" and node.inputs)
-            or node.op_type == "Mul"
-        ):
-            value = next((v for v in node.inputs if flow.is_data(v)), None)
-        else:
-            return 1.0
-    return 1.0

@@ -26,7 +26,13 @@ FLOATS = slots.FLOAT_TYPES
 MAX_ORIGINS = 64
 """A value mixed from more tensors than this (a table computed in the graph) keeps the first."""
 
-_FIRST_ONLY = frozenset({"BatchNormalization", "DequantizeLinear", "QuantizeLinear"})
+_FIRST_ONLY = frozenset(
+    {
+        *("BatchNormalization", "DequantizeLinear", "QuantizeLinear"),
+        *("ScatterND", "ScatterElements", "Pad", "Resize", "Upsample", "Clip", "Tile", "Expand"),
+    }
+)
+"""Operators that shape or limit their first input: what else they take is no part of a weight."""
 _SHAPE_OPS = frozenset({"Shape", "Size", "NonZero", "SequenceLength"})
 _GENERATORS = frozenset({"ConstantOfShape", "RandomNormal", "RandomUniform"})
 _MIXING = frozenset(
@@ -133,6 +139,10 @@ class DataFlow:
     def original(self, value: ir.Value) -> ir.Value:
         """The value of the caller's model for a traced value: itself, if nothing was inlined."""
         return self._twins.get(value, value)
+
+    def is_inlined(self, value: ir.Value) -> bool:
+        """Whether a value comes from the body of a local function, which no pass can set."""
+        return bool(self._twins) and value not in self._twins
 
     def resolve(self, value: ir.Value) -> ir.Value:
         """The value behind a formal input of a body: the actual one that the node passes in."""
@@ -298,7 +308,6 @@ class DataFlow:
             self._signals.update(node.outputs)
             return
         found: dict[ir.Value, Origin] = {}
-        # the scale of a standardised or quantised kernel stands in a slot of its own: it ends there
         inputs = node.inputs[:1] if node.op_type in _FIRST_ONLY else node.inputs
         for value in inputs:
             for origin in self.origins(value):

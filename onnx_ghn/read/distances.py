@@ -10,8 +10,6 @@ import numpy.typing as npt
 CUTOFF = 50
 """Longest path that counts as a virtual edge (Knyazev et al., 2021)."""
 
-_FAR = np.iinfo(np.int32).max // 2
-
 
 def shortest_paths(
     predecessors: Sequence[Sequence[int]], cutoff: int = CUTOFF
@@ -19,22 +17,26 @@ def shortest_paths(
     """Lengths of the shortest directed paths of a graph in topological order.
 
     One sweep over the nodes: a shortest path to a node ends with an edge from one of its
-    predecessors, whose own column is already final.
+    predecessors, whose own distances are already final.
 
     Args:
         predecessors: For each node the indices of its predecessors, all smaller than its own.
-        cutoff: Longer paths do not count.
+        cutoff: Longer paths do not count; at most 254.
 
     Returns:
         uint8[N, N]: entry [i, j] is the length of the path from i to j, 0 where there is none of
         at most `cutoff` steps, and on the diagonal.
     """
-    count = len(predecessors)
+    count, far = len(predecessors), cutoff + 1
     # Row j holds the distances to j, so that the sweep works on contiguous memory.
-    incoming = np.full((count, count), _FAR, np.int32)
+    incoming = np.full((count, count), far, np.uint8)
     for node, sources in enumerate(predecessors):
         if sources:
-            incoming[node] = incoming[list(sources)].min(axis=0) + 1
+            nearest = incoming[sources[0]]
+            for source in sources[1:]:
+                nearest = np.minimum(nearest, incoming[source])
+            np.minimum(nearest, cutoff, out=incoming[node])
+            incoming[node] += 1
         incoming[node, node] = 0
-    distance = incoming.T
-    return np.where(distance <= cutoff, distance, 0).astype(np.uint8)
+    incoming[incoming == far] = 0
+    return np.ascontiguousarray(incoming.T)

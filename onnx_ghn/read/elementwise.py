@@ -22,6 +22,7 @@ from onnx_ghn.read.norms import is_inverse_deviation, normalised, scaled
 from onnx_ghn.read.parameter import Role
 
 _TO_EXPONENT = PASSING | {"Mul", "CumSum", "Pad", "Slice", "Concat", "Sub", "Split"}
+_SEARCHES = frozenset({"ArgMin", "ArgMax", "TopK"})
 _LOGARITHMIC = frozenset({"Exp", "Log", "Max", "Min", "Cos", "Sin"})
 
 
@@ -42,8 +43,10 @@ def added(flow: DataFlow, use: Use) -> Finding:
     linear = linear_before(flow, data)
     if linear is not None and _covers(flow, linear, use):
         return Finding(Role.BIAS, True, f"added to the output of {linear.op_type}")
-    if scaled(flow, data) or normalised(flow, data):
+    if scaled(flow, data) or normalised(flow, data) or _is_mean_shift(flow, data):
         return Finding(Role.NORM_SHIFT, True, "added after a norm's scale")
+    if len(use.node.inputs) != 2 or use.node.op_type == "Sub":
+        return keep(f"input {use.index} of {use.node.op_type}")
     return positions.added_table(flow, use)
 
 
@@ -64,6 +67,8 @@ def _added_vector(flow: DataFlow, use: Use, data: ir.Value | None) -> Finding:
         return keep("added to attention scores, the same for all queries or keys")
     if _flows_into(flow, use.node, _LOGARITHMIC):
         return keep("added in logarithmic or angular space")
+    if _flows_into(flow, use.node, _SEARCHES):
+        return keep("added to distances before a search")
     producer = behind(flow, data)
     if producer is not None and producer.op_type == "Mul":
         if use.node.outputs[0].is_graph_output():
@@ -102,6 +107,8 @@ def multiplied(flow: DataFlow, use: Use) -> Finding:
         return keep("one of two complementary mixing factors")
     if _is_frozen_norm(flow, use.node):
         return keep("a frozen BatchNorm or an affine map of channels, which look the same")
+    if positions.is_score(flow, use) and positions.feeds_softmax(flow, use.node.outputs[0]):
+        return Finding(Role.LOGIT_SCALE, True, "scales attention scores", neutral=1.0)
     if is_output(flow, use.node):
         return keep("scales the output of the model: post-processing")
     if _followed_by_vector(flow, use.node):

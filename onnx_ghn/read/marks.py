@@ -12,10 +12,19 @@ _KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
 _FOLDED = "pkg.onnxscript.optimizer.folded_from"
 
 _ARITHMETIC = frozenset(
-    """abs add arange clamp clamp_min conv2d cos cumsum div einsum eq exp full full_like linear
-    log matmul mul neg ones ones_like pow reciprocal rsqrt scaled_dot_product_attention sin sqrt
-    sub sum where zeros zeros_like""".split()  # noqa: SIM905
+    {
+        *("abs", "add", "arange", "clamp", "clamp_min", "cumsum", "div", "einsum", "eq", "full"),
+        *("full_like", "log", "mul", "neg", "ones", "ones_like", "pow", "reciprocal", "sqrt"),
+        *("sub", "sum", "where", "zeros", "zeros_like"),
+    }
 )
+_LAYERS = frozenset(
+    {
+        *("conv2d", "cos", "exp", "gelu", "layer_norm", "linear", "matmul", "native_layer_norm"),
+        *("relu", "rsqrt", "scaled_dot_product_attention", "sigmoid", "sin", "softmax", "tanh"),
+    }
+)
+"""Operators that never compute indices: a looked-up table that went through one is no parameter."""
 _LOOKUPS = frozenset({"embedding", "index", "index_select", "select", "gather"})
 
 
@@ -51,4 +60,6 @@ def _is_computed(name: str, folded: str) -> bool:
     except (ValueError, SyntaxError):
         return False
     operators = {re.sub(r"(_default)?[_\d]*$", "", str(source)) for source in (*sources, name)}
+    if operators & _LAYERS:
+        return True
     return bool(operators & _ARITHMETIC) and not operators & _LOOKUPS

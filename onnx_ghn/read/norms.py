@@ -7,7 +7,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from onnx_ghn.read.constants import root_tensor
+from onnx_ghn.read.constants import has_value, root_tensor
 from onnx_ghn.read.context import MEANS, NORMS, PASSING, ahead, behind, comes_from
 from onnx_ghn.read.dataflow import DataFlow
 from onnx_ghn.read.finding import Finding, Use, keep
@@ -205,7 +205,7 @@ def is_filled(value: ir.Value, number: float) -> bool:
 def stored_array(value: ir.Value) -> np.ndarray | None:
     """The stored values as float64, or None where they are absent or above 16 MB."""
     tensor = root_tensor(value)
-    if tensor is None or tensor.size == 0 or tensor.nbytes > _MAX_BYTES:
+    if tensor is None or tensor.size == 0 or tensor.nbytes > _MAX_BYTES or not has_value(value):
         return None
     try:
         return tensor.numpy().astype(np.float64)

@@ -5,17 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-Label = tuple[int | str, ...]
+Label = tuple[int | str | bytes, ...]
 
 
-def canonical_order(
-    labels: Sequence[Label], predecessors: Sequence[Sequence[int]]
-) -> list[int]:
+def canonical_order(labels: Sequence[Label], predecessors: Sequence[Sequence[int]]) -> list[int]:
     """Nodes by depth, then by a hash of everything before and after them.
 
-    Depth is the longest path from a root, hence the order is topological. The hash of a node
-    covers its label and, recursively, those of all its ancestors and descendants, so that only
-    interchangeable nodes tie; they keep the order in which they stand.
+    Depth is the longest path from a root, hence the order is topological. Hashes are refined
+    until no more nodes can be told apart (colour refinement); nodes that still tie stand in the
+    order of their predecessors, and those that share them, being interchangeable, as they come.
 
     Args:
         labels: What a node is (primitive, shape, attributes).
@@ -24,11 +22,26 @@ def canonical_order(
     Returns:
         The indices of the nodes in their new order.
     """
+    layers: list[list[int]] = []
     depth = [0] * len(labels)
     for node, sources in enumerate(predecessors):
         depth[node] = max((depth[source] + 1 for source in sources), default=0)
+        if depth[node] == len(layers):
+            layers.append([])
+        layers[depth[node]].append(node)
     keys = structural_keys(labels, predecessors)
-    return sorted(range(len(labels)), key=lambda node: (depth[node], keys[node], node))
+    distinct = 0
+    while distinct < len(set(keys)) < len(keys):
+        distinct = len(set(keys))
+        keys = structural_keys(keys, predecessors)
+    order: list[int] = []
+    position = [0] * len(labels)
+    for layer in layers:
+        layer.sort(key=lambda node: (keys[node], sorted(position[p] for p in predecessors[node])))
+        for node in layer:
+            position[node] = len(order)
+            order.append(node)
+    return order
 
 
 def structural_keys(
@@ -40,17 +53,18 @@ def structural_keys(
         labels: What a node is; anything with a faithful `repr`.
         predecessors: For each node those before it, all of smaller index.
     """
-    successors: list[list[int]] = [[] for _ in labels]
-    before: list[bytes] = [b""] * len(labels)
-    for node, sources in enumerate(predecessors):
-        for source in sources:
-            successors[source].append(node)
-        before[node] = _digest(labels[node], sorted(before[source] for source in sources))
+    texts = [repr(label).encode() for label in labels]
+    successors: list[list[bytes]] = [[] for _ in labels]
+    before: list[bytes] = []
+    for text, sources in zip(texts, predecessors, strict=True):
+        before.append(_digest(text, [before[source] for source in sources]))
     after: list[bytes] = [b""] * len(labels)
     for node in reversed(range(len(labels))):
-        after[node] = _digest(labels[node], sorted(after[target] for target in successors[node]))
+        after[node] = _digest(texts[node], successors[node])
+        for source in predecessors[node]:
+            successors[source].append(after[node])
     return list(zip(before, after, strict=True))
 
 
-def _digest(label: Label, neighbours: list[bytes]) -> bytes:
-    return hashlib.blake2b(repr(label).encode() + b"".join(neighbours), digest_size=8).digest()
+def _digest(text: bytes, neighbours: list[bytes]) -> bytes:
+    return hashlib.blake2b(text + b"".join(sorted(neighbours)), digest_size=8).digest()

@@ -87,7 +87,18 @@ def joined(flow: DataFlow, use: Use) -> Finding:
         return keep("a computed table joined to data")
     if use.own is not None and len(use.own) == 3 and use.own[0] != 1 and axis % len(shape) == 1:
         return keep("joined to data item by item")
+    if _is_repeated(use.origin.root):
+        return keep("copies of one token, one for each item")
     return Finding(Role.TOKEN, True, "joined to the sequence of the data", Form.TABLE)
+
+
+def _is_repeated(root: ir.Value) -> bool:
+    """Whether all rows of a stored table are equal, and not constant: an expanded token."""
+    array = stored_array(root)
+    if array is None or array.ndim < 2:
+        return False
+    rows = array.reshape(-1, array.shape[-1])
+    return len(rows) > 1 and bool(np.all(rows == rows[:1])) and float(np.ptp(rows[0])) > 0.0
 
 
 def _is_selected_by_index(use: Use) -> bool:

@@ -43,8 +43,17 @@ def is_gate(flow: DataFlow, node: ir.Node) -> bool:
     return any(_is_squashed(flow, value) for value in node.inputs)
 
 
-def pooling(flow: DataFlow, node: ir.Node) -> tuple[Op, tuple[int, int]] | None:
-    """The pooling primitive of a node and its window, (0, 0) for a global one; None if it is none."""
+def pooling(flow: DataFlow, node: ir.Node, side: int) -> tuple[Op, tuple[int, int]] | None:
+    """The pooling primitive of a node and its window, (0, 0) for a global one.
+
+    Args:
+        flow: The traced model.
+        node: Any node.
+        side: Side of the map that enters it in pixels, 0 where it is unknown.
+
+    Returns:
+        None if the node is no pool.
+    """
     op = node.op_type
     if op in ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"):
         return Op.GLOB_AVG, (0, 0)
@@ -53,7 +62,7 @@ def pooling(flow: DataFlow, node: ir.Node) -> tuple[Op, tuple[int, int]] | None:
     if op not in POOLS:
         return None
     kernel = [int(side) for side in node.attributes.get_ints("kernel_shape", [])]
-    if op == "AveragePool" and _covers_the_input(flow, node, kernel):
+    if op == "AveragePool" and _covers_the_input(flow, node, kernel, side):
         return Op.GLOB_AVG, (0, 0)
     height, width = (*kernel, 1, 1)[:2] if len(kernel) < 2 else kernel[-2:]
     return POOLS[op], (height, width)
@@ -91,11 +100,16 @@ def _is_spatial_mean(flow: DataFlow, node: ir.Node) -> bool:
     rank = (
         len(shape) if shape is not None else (source.shape.rank() if source and source.shape else 0)
     )
-    if not axes or not rank:
+    if not axes:
         return False
-    places = tuple(sorted(axis % rank for axis in axes))
-    if places not in {(2, 3), (1, 2), (1,), (2,), (2, 3, 4), (1, 2, 3)}:
-        return False
+    if rank:
+        places = tuple(sorted(axis % rank for axis in axes))
+        if places not in {(2, 3), (1, 2), (1,), (2,), (2, 3, 4), (1, 2, 3)}:
+            return False
+    else:
+        places = tuple(sorted(axes))
+        if places not in {(2, 3), (-2, -1)}:
+            return False
     if places == (rank - 1,) or _squares(flow, source):
         # the last axis is the channels of a LayerNorm, unless a convolution made it
         before = flow.producer(source)
@@ -115,20 +129,11 @@ def _squares(flow: DataFlow, value: ir.Value | None) -> bool:
     return node.op_type == "Pow" or (node.op_type == "Mul" and len(set(node.inputs)) == 1)
 
 
-def _covers_the_input(flow: DataFlow, node: ir.Node, kernel: list[int]) -> bool:
+def _covers_the_input(flow: DataFlow, node: ir.Node, kernel: list[int], side: int) -> bool:
     """Whether an average pool leaves one place, or, as an adaptive pool may, changes nothing."""
-    if all(side == 1 for side in kernel):
+    if all(length == 1 for length in kernel):
         return True
-    shape = _spatial(flow, node.inputs[0])
-    if shape is not None:
-        return shape == tuple(kernel)
-    # sizes are unknown: a pool before the classifier's Reshape or Flatten is the last one
+    if side:
+        return min(kernel) >= side  # larger than the map where that is padded
+    # the side is unknown: a pool before the classifier's Reshape or Flatten is the last one
     return all(n.op_type in ("Gemm", "MatMul") for n in ahead(flow, node.outputs[0]))
-
-
-def _spatial(flow: DataFlow, value: ir.Value | None) -> tuple[int, ...] | None:
-    """The static places of an NCHW value."""
-    if value is None or value.shape is None:
-        return None
-    places = tuple(value.shape)[2:]
-    return tuple(map(int, places)) if all(isinstance(side, int) for side in places) else None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnx_ghn.read.canonical import build_graph
+from onnx_ghn.read.assembly import Node, assemble
+from onnx_ghn.read.canonical import find_nodes
 from onnx_ghn.read.dataflow import DataFlow, trace
-from onnx_ghn.read.graph import GhnGraph
+from onnx_ghn.read.graph import GhnGraph, Op
 from onnx_ghn.read.parameter import Parameter, Role
 from onnx_ghn.read.verdict import judge
 
@@ -45,39 +46,51 @@ def read_model(model: ir.Model) -> Reading:
     """
     flow = trace(model)
     parameters = judge(model, flow)
-    warnings = tuple(_warnings(flow, parameters))
-    graph = build_graph(flow, parameters)
-    if len(graph) > MAX_NODES:
-        reason = f"graph too large: {len(graph)} nodes, at most {MAX_NODES}"
+    nodes = find_nodes(flow, parameters)
+    warnings = tuple(_warnings(parameters, nodes))
+    if len(nodes) > MAX_NODES:
+        reason = f"graph too large: {len(nodes)} nodes, at most {MAX_NODES}"
         return Reading(parameters, None, warnings, reason)
-    return Reading(parameters, graph, warnings)
+    return Reading(parameters, assemble(nodes), warnings)
 
 
-def _warnings(flow: DataFlow, parameters: Sequence[Parameter]) -> list[str]:
-    found = []
-    roles = [parameter.role for parameter in parameters]
-    convolutions = [p for p in parameters if p.role is Role.CONV and p.learnable]
-    with_bias = sum(
-        len(site.node.inputs) > 2 and site.node.inputs[2] is not None
-        for parameter in convolutions
-        for site in parameter.sites[:1]
-    )
-    if (
-        len(convolutions) >= MIN_CONVOLUTIONS == MIN_CONVOLUTIONS
-        and with_bias == len(convolutions)
-        and Role.NORM_SCALE not in roles
-    ):
-        found.append(
+def build_graph(flow: DataFlow, parameters: Sequence[Parameter]) -> GhnGraph:
+    """The canonical graph of a traced and judged model, whatever its size."""
+    return assemble(find_nodes(flow, parameters))
+
+
+def _warnings(parameters: Sequence[Parameter], nodes: Sequence[Node]) -> Iterator[str]:
+    if _seems_folded(parameters, nodes):
+        yield (
             "every convolution has a bias and there is no normalisation: the exporter may have "
             "folded BatchNorm away; export in training mode to keep it"
         )
     shared = [p for p in parameters if p.role is Role.NORM_SCALE and _norm_layers(p) > 1]
     if shared:
-        found.append(
+        yield (
             f"{len(shared)} norm scale(s) serve several layers, as {shared[0].name!r} does: an "
             "exporter may have merged equal tensors; they stay one parameter"
         )
-    return found
+
+
+def _seems_folded(parameters: Sequence[Parameter], nodes: Sequence[Node]) -> bool:
+    """Whether a deep network has residual sums or depthwise layers, biases, and no norm.
+
+    Networks from before BatchNorm (VGG, SqueezeNet) have biases too, but neither of the former.
+    """
+    convolutions = [p for p in parameters if p.role is Role.CONV and p.learnable]
+    operators = {node.op for node in nodes}
+    return (
+        len(convolutions) >= MIN_CONVOLUTIONS
+        and all(_has_bias(p.sites[0].node) for p in convolutions)
+        and bool(operators & {Op.SUM, Op.SEP_CONV})
+        and not operators & {Op.BN, Op.LN}
+        and all(p.role is not Role.NORM_SCALE for p in parameters)
+    )
+
+
+def _has_bias(node: ir.Node) -> bool:
+    return len(node.inputs) > 2 and node.inputs[2] is not None
 
 
 def _norm_layers(parameter: Parameter) -> int:

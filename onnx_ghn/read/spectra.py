@@ -19,7 +19,7 @@ _PARTS = PASSING | {"Slice", "Split", "Gather"}
 def is_transform(flow: DataFlow, node: ir.Node) -> bool:
     """Whether a linear or convolutional node computes a spectrum or a filterbank."""
     output = node.outputs[0]
-    if node.op_type in ("MatMul", "Gemm", "Einsum"):
+    if node.op_type in ("MatMul", "FusedMatMul", "Gemm", "Einsum"):
         return reaches(flow, output, lambda n: n.op_type == "Log", _TO_LOGARITHM, 4) and (
             comes_from(flow, node.inputs[0], _squares, PASSING | {"Add", "Sqrt", "Sum"}, 6)
             is not None

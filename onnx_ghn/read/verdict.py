@@ -14,10 +14,10 @@ import onnx_ir as ir
 
 from onnx_ghn.read import elementwise, norms, positions, slots, spectra
 from onnx_ghn.read.constants import Shape, has_value, root_tensor
-from onnx_ghn.read.context import gain_before
 from onnx_ghn.read.dataflow import FLOATS, DataFlow
 from onnx_ghn.read.finding import Finding, Use, keep
 from onnx_ghn.read.forms import Logical, logical, operand
+from onnx_ghn.read.gains import gain_before
 from onnx_ghn.read.layout import Layout, Transpose
 from onnx_ghn.read.marks import Mark, mark_of
 from onnx_ghn.read.parameter import Holder, Parameter, Role, Site
@@ -171,7 +171,7 @@ def _dtype(root: ir.Value) -> ir.DataType:
         return tensor.dtype
     node = root.producer()
     if node is not None and node.op_type == "ConstantOfShape" and "value" in node.attributes:
-        return node.attributes["value"].as_tensor().dtype
+        return node.attributes["value"].value.dtype
     if node is not None and node.op_type == "Identity" and node.inputs[0] is not None:
         return _dtype(node.inputs[0])
     return ir.DataType.FLOAT
@@ -191,6 +191,8 @@ def _decide(flow: DataFlow, root: ir.Value, uses: list[Use]) -> tuple[Finding, U
         found, use = next((pair for pair in judged if not pair[0].learnable), judged[0])
     if _dtype(root) not in FLOATS:
         return keep("quantised", Role.QUANTIZED), use
+    if flow.is_inlined(root) and found.learnable:
+        return keep("stands in the body of a local function"), use
     mark = mark_of(root)
     if mark is Mark.BUFFER and found.learnable:
         return keep("the exporter marks it as a buffer"), use

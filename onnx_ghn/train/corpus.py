@@ -26,6 +26,8 @@ from onnx_ghn.train.prediction import PredictionPlan
 
 FIRST_SEED = 1 << 32
 """Training draws from here on; held-out lists use small seeds."""
+POOL = 64
+"""Architectures that the first steps choose from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +62,13 @@ def prepare(
     """
     reading = read_model(model)
     plan = PredictionPlan(reading, network, device)
+    cuda = torch.device(device).type == "cuda"
     interpreter = Interpreter(
-        model, batch_statistics=True, device=device, channels_last=torch.device(device).type == "cpu"
+        model,
+        batch_statistics=True,
+        device=device,
+        autocast=torch.bfloat16 if cuda else None,  # without AMX, bf16 is slow on a CPU
+        channels_last=True,
     )
     metadata = model.metadata_props
     return Task(name, metadata.get(FAMILY, ""), metadata.get(NORM, ""), plan, interpreter)
@@ -71,7 +78,8 @@ class Corpus:
     """Architectures by step: drawn from a space, or from a folder of ONNX files.
 
     New architectures come in at a steady rate and each is used about `reuse` times while it is
-    among the newest `window`, so that reading costs little and diversity stays high.
+    among the newest `window`, so that reading costs little and diversity stays high. Processes
+    that don't wait for each other take disjoint ones: `share` is (this one, of how many).
     """
 
     def __init__(
@@ -83,6 +91,7 @@ class Corpus:
         folder: Path | None = None,
         reuse: int = 8,
         window: int = 2048,
+        share: tuple[int, int] = (0, 1),
         device: str | torch.device = "cpu",
     ) -> None:
         self._network = network
@@ -90,6 +99,7 @@ class Corpus:
         self._held_out = frozenset(held_out)
         self._reuse = reuse
         self._window = window
+        self._share = share
         self._device = device
         self._tasks: OrderedDict[tuple[str, int, int], Task] = OrderedDict()
         self._files = [] if folder is None else _files_in(folder)
@@ -99,9 +109,11 @@ class Corpus:
         draw = random.Random(f"{self._seed}/{space}/{step}").random()
         if self._files:
             return self._cached(str(self._files[int(draw * len(self._files))]), 0, side)
-        newest = 64 + step // self._reuse
+        newest = POOL + step // self._reuse
         oldest = max(0, newest - self._window)
-        return self._cached(space, FIRST_SEED + oldest + int(draw * (newest - oldest)), side)
+        chosen = oldest + int(draw * (newest - oldest))
+        mine, of = self._share
+        return self._cached(space, FIRST_SEED + chosen - chosen % of + mine, side)
 
     def _cached(self, source: str, seed: int, side: int) -> Task:
         key = (source, seed, side)
@@ -130,5 +142,3 @@ def _files_in(folder: Path) -> list[Path]:
     if not files:
         raise OptionError(f"{folder}: no .onnx files to train on")
     return files
-
-

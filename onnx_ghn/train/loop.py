@@ -25,8 +25,8 @@ from onnx_ghn.hypernet.kinds import KindsHypernetwork
 from onnx_ghn.hypernet.model import build_network
 from onnx_ghn.train.corpus import Corpus
 from onnx_ghn.train.images import Images
-from onnx_ghn.train.metrics import Metrics
-from onnx_ghn.train.monitor import Monitor, Run, Show
+from onnx_ghn.train.metrics import COUNTS, Metrics
+from onnx_ghn.train.monitor import Monitor, Show
 from onnx_ghn.train.parameters import FlatState
 from onnx_ghn.train.setup import Setup
 from onnx_ghn.train.worker import Worker
@@ -35,16 +35,27 @@ POLL_SECONDS = 0.25
 
 
 class Interrupted(Exception):
-    """The run was asked to stop; its checkpoint is written."""
+    """The run was asked to stop; its checkpoint is written.
+
+    Attributes:
+        monitor: What watched the run.
+    """
+
+    def __init__(self, monitor: Monitor) -> None:
+        super().__init__("training was interrupted")
+        self.monitor = monitor
 
 
-def train(setup: Setup, show: Show, *, processes: int = 1) -> Monitor:
+def train(setup: Setup, show: Show, *, processes: int = 1) -> Monitor | None:
     """Train until the budget is spent, and write checkpoint, archive and log.
 
     Args:
         setup: What to train, and from where.
         show: Displays progress.
         processes: Processes that share the weights, on a CPU.
+
+    Returns:
+        The monitor, which knows the results; None in a torchrun process other than the first.
 
     Raises:
         Interrupted: By SIGINT or SIGTERM, after the state was saved.
@@ -83,7 +94,6 @@ def _train_shared(setup: Setup, show: Show, processes: int) -> Monitor:
     setup.state.share()
     lock, stop = context.Lock(), context.Event()
     arguments = (setup, metrics, lock, stop, os.getpid())
-    # The children inherit the limit on threads before torch is imported.
     children = [
         context.Process(target=_child, args=(index, *arguments), daemon=True)
         for index in range(processes)
@@ -117,7 +127,8 @@ def _child(index: int, setup: Setup, metrics: Metrics, lock: Any, stop: Any, par
     network = build_network(setup.run.config.network)
     assert isinstance(network, KindsHypernetwork)
     network.load_state_dict(setup.buffers, strict=False)
-    worker = make_worker(setup, network, setup.state, lock)
+    share = (index, len(metrics.counts) - COUNTS)
+    worker = make_worker(setup, network, setup.state, lock=lock, share=share)
     start, begin = time.process_time(), time.monotonic()
     before = setup.run.before
     while not stop.is_set() and os.getppid() == parent:
@@ -137,7 +148,9 @@ def make_worker(
     setup: Setup,
     network: KindsHypernetwork,
     state: FlatState,
+    *,
     lock: Any = None,
+    share: tuple[int, int] = (0, 1),
     **distributed: Any,
 ) -> Worker:
     """The worker of a process; it loads the images itself."""
@@ -146,13 +159,12 @@ def make_worker(
         seed=setup.run.options.seed,
         held_out=held_out_keys(),
         folder=setup.corpus,
+        share=share,
         device=setup.device,
     )
     config = setup.run.config
     images = Images(setup.training_data(), config.mean, config.std, setup.device)
-    return Worker(
-        network, state, corpus, images, setup.run.options, lock=lock, **distributed
-    )
+    return Worker(network, state, corpus, images, setup.run.options, lock=lock, **distributed)
 
 
 def make_monitor(setup: Setup, metrics: Metrics, show: Show, lock: Any = None) -> Monitor:
@@ -168,6 +180,7 @@ def make_monitor(setup: Setup, metrics: Metrics, show: Show, lock: Any = None) -
         nullcontext() if lock is None else lock,
         show,
         setup.device,
+        setup.log(),
     )
 
 
@@ -178,13 +191,14 @@ def saved_at_the_end(monitor: Monitor) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         monitor.save(evaluated=False)
-        raise Interrupted from None
+        raise Interrupted(monitor) from None
     monitor.save(evaluated=True)
 
 
 @contextmanager
 def _signals_raise() -> Iterator[None]:
     """Treat SIGTERM like Ctrl-C, so that a stopped job saves its state."""
+
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
@@ -193,5 +207,3 @@ def _signals_raise() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-

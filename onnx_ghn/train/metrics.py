@@ -11,6 +11,8 @@ from torch import Tensor
 from onnx_ghn.train.worker import Update
 
 CAPACITY = 4096
+COUNTS = 3
+"""Counts before the CPU seconds of each process."""
 FIELDS = (
     "loss",
     "accuracy",
@@ -28,13 +30,13 @@ class Metrics:
 
     Attributes:
         rows: float32[CAPACITY, fields].
-        counts: float64[3 + processes]: updates begun, updates done, architectures, then CPU
+        counts: float64[COUNTS + processes]: updates begun, updates done, architectures, then CPU
             seconds of each process.
     """
 
     def __init__(self, processes: int) -> None:
         self.rows = torch.zeros(CAPACITY, len(FIELDS))
-        self.counts = torch.zeros(3 + processes, dtype=torch.float64)
+        self.counts = torch.zeros(COUNTS + processes, dtype=torch.float64)
 
     def share(self) -> Metrics:
         """Move to memory that child processes share."""
@@ -55,10 +57,17 @@ class Metrics:
     @property
     def cpu_seconds(self) -> float:
         """CPU time of all training processes."""
-        return float(self.counts[3:].sum())
+        return float(self.counts[COUNTS:].sum())
 
-    def record(self, update: Update, process: int, cpu_seconds: float) -> None:
-        """Note an update; where processes share this, under their lock."""
+    def record(self, update: Update, process: int, cpu_seconds: float, together: int = 1) -> None:
+        """Note an update; where processes share this, under their lock.
+
+        Args:
+            update: What it measured.
+            process: Number of the process that made it.
+            cpu_seconds: CPU time of that process so far.
+            together: Processes that made this update together, each with as many architectures.
+        """
         results = update.results
 
         def mean(name: str) -> float:
@@ -69,8 +78,8 @@ class Metrics:
         row += [update.gradient_norm, update.rate, float(update.skipped)]
         self.rows[self.updates % CAPACITY] = torch.tensor(row)
         self.counts[1] += 1
-        self.counts[2] += len(results) + update.skipped
-        self.counts[3 + process] = cpu_seconds
+        self.counts[2] += (len(results) + update.skipped) * together
+        self.counts[COUNTS + process] = cpu_seconds
 
     def means(self, since: int) -> dict[str, float]:
         """Mean of each field over the updates after number `since`."""
@@ -88,5 +97,3 @@ class Metrics:
 def _mean(values: list[float]) -> float:
     finite = [value for value in values if math.isfinite(value)]
     return fmean(finite) if finite else float("nan")
-
-

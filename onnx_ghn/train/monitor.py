@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from onnx_ghn.architectures.sample import sample
 from onnx_ghn.architectures.splits import held_out
 from onnx_ghn.hypernet.config import ArchiveConfig, NetworkConfig
 from onnx_ghn.hypernet.kinds import KindsHypernetwork
@@ -19,10 +20,10 @@ from onnx_ghn.train.corpus import Task, prepare
 from onnx_ghn.train.export import export_archive
 from onnx_ghn.train.heldout import HeldOutResult, evaluate
 from onnx_ghn.train.images import Images
+from onnx_ghn.train.log import Log
 from onnx_ghn.train.metrics import Metrics
 from onnx_ghn.train.options import Budget, RunPaths, TrainOptions
 from onnx_ghn.train.parameters import FlatState, bind
-from onnx_ghn.architectures.sample import sample
 
 LOG_SECONDS = 10.0
 FIRST_EVALUATION_SECONDS = 60.0
@@ -62,6 +63,7 @@ class Monitor:
         lock: Keeps updates out while the state is copied.
         show: Displays progress.
         device: Where held-out architectures run.
+        log: Where records go; the run's log if None.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Monitor:
         lock: AbstractContextManager[object],
         show: Show,
         device: str | torch.device = "cpu",
+        log: Log | None = None,
     ) -> None:
         self._run = run
         self._state = state
@@ -82,6 +85,7 @@ class Monitor:
         self._images = images
         self._lock = lock
         self._show = show
+        self._log = Log(run.paths.log) if log is None else log
         self._device = device
         self._start = time.monotonic()
         self._last_log = self._start
@@ -135,7 +139,8 @@ class Monitor:
             network = _with_weights(self._network, average, self._run.config.network)
             result, side, space = self._evaluate(network)
             self.held_out = {"space": space, "side": side, **result.summary()}
-            self._write({"event": "held-out", **self._position(counters), **self.held_out})
+            record = {"event": "held-out", **self._position(counters), **self.held_out}
+            self._log.write(record, counters.architecture_steps)
             export_archive(self._run.paths.archive, self._run.config, network, self.held_out)
 
     def _evaluate(self, network: KindsHypernetwork) -> tuple[HeldOutResult, int, str]:
@@ -174,7 +179,8 @@ class Monitor:
         self._logged_updates, self._logged_architectures = updates, architectures
         schedule, progress = self._run.options.schedule(), self.progress
         place = {"space": schedule.space(progress), "side": schedule.image_side(progress)}
-        self._write({"event": "train", **self._position(counters), **place, **self._newest})
+        record = {"event": "train", **self._position(counters), **place, **self._newest}
+        self._log.write(record, counters.architecture_steps)
         self._show(progress, {**self._newest, "val": self.held_out.get("mean")})
 
     def _position(self, counters: Counters) -> dict[str, Any]:
@@ -184,10 +190,6 @@ class Monitor:
             "architecture_steps": counters.architecture_steps,
             "minutes": round(counters.elapsed_seconds / 60, 2),
         }
-
-    def _write(self, record: dict[str, Any]) -> None:
-        with self._run.paths.log.open("a") as log:
-            log.write(json.dumps(record) + "\n")
 
 
 def _with_weights(

@@ -26,7 +26,8 @@ class TrainOptions:
     batch: int = option(64, "Images of one architecture step.", min=1)
     meta_batch: int = option(1, "Architectures of one update, in each process.", min=1)
     side: int = option(16, "Image side at first; images are scaled down to it.", min=8)
-    final_side: int = option(32, "Image side in the last third of the run.", min=8)
+    final_side: int = option(32, "Image side at the end of the run.", min=8)
+    side_until: float = option(0.67, "Share of the run at which the image side changes.")
     trunk_rate: float = option(3e-4, "Learning rate of the trunk.")
     output_rate: float = option(1e-3, "Learning rate of the output layers.")
     weight_decay: float = option(1e-2, "Weight decay of AdamW.")
@@ -45,7 +46,7 @@ class TrainOptions:
 
     def schedule(self) -> Schedule:
         """What changes over the run."""
-        return Schedule(parse_curriculum(self.space), self.side, self.final_side)
+        return Schedule(parse_curriculum(self.space), self.side, self.final_side, self.side_until)
 
     def to_json(self) -> dict[str, Any]:
         """The options as JSON, for checkpoints and logs."""
@@ -91,6 +92,11 @@ class RunPaths:
     def log(self) -> Path:
         """JSON lines: training and held-out results."""
         return self.folder / "log.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Folder of TensorBoard's log."""
+        return self.folder / "tensorboard"
 
     @property
     def archive(self) -> Path:

@@ -47,7 +47,7 @@ class FlatState:
             average=(weights[0].clone(), weights[1].clone()),
             first=(torch.zeros_like(weights[0]), torch.zeros_like(weights[1])),
             second=(torch.zeros_like(weights[0]), torch.zeros_like(weights[1])),
-            steps=(torch.zeros(()), torch.zeros(())),
+            steps=(weights[0].new_zeros(()), weights[1].new_zeros(())),
         )
 
     def share(self) -> FlatState:

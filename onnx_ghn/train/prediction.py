@@ -47,6 +47,10 @@ class _Group:
     layouts: tuple[Layout | None, ...]
 
 
+_Key = tuple[int | str, bool, tuple[int, ...], tuple[int, int]]
+"""Decoder, whether the scale is meant, logical shape, kernel."""
+
+
 class PredictionPlan:
     """What to predict for an architecture, and how.
 
@@ -70,10 +74,8 @@ class PredictionPlan:
         self.kinds = kinds
         self.constants: dict[str, Tensor] = {}
         nodes: dict[int | str, list[int]] = {}
-        groups: dict[tuple[object, ...], list[tuple[Parameter, int]]] = {}
-        for parameter, source in zip(
-            reading.parameters, sources_of(reading, network), strict=True
-        ):
+        groups: dict[_Key, list[tuple[Parameter, int]]] = {}
+        for parameter, source in zip(reading.parameters, sources_of(reading, network), strict=True):
             if not parameter.learnable:
                 continue
             if isinstance(source, str):
@@ -87,9 +89,7 @@ class PredictionPlan:
             part = source.part is Part.SCALE
             key = (decoder, part, shape, kernel)
             groups.setdefault(key, []).append((parameter, mine.index(source.node)))
-        self.nodes = {
-            decoder: torch.tensor(mine, device=device) for decoder, mine in nodes.items()
-        }
+        self.nodes = {decoder: torch.tensor(mine, device=device) for decoder, mine in nodes.items()}
         self._groups: list[tuple[_Group, bool]] = []
         for (decoder, part, shape, kernel), members in groups.items():
             rows = [row for _, row in members]
@@ -183,5 +183,3 @@ def _analytic(parameter: Parameter) -> Tensor:
         return torch.full(parameter.shape, parameter.neutral)
     generator = torch.Generator().manual_seed(0)
     return TOKEN_STD * torch.randn(parameter.shape, generator=generator)
-
-

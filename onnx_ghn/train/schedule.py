@@ -27,7 +27,7 @@ def parse_curriculum(text: str) -> tuple[Stage, ...]:
     Raises:
         OptionError: It can't be parsed, names an unknown space, or its shares don't ascend.
     """
-    stages = []
+    stages: list[Stage] = []
     items = text.split(",")
     for position, item in enumerate(items):
         name, _, share = item.strip().partition(":")

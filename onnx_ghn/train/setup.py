@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from onnx_ghn.hypernet.model import build_network
 from onnx_ghn.random_stream import RandomStream
 from onnx_ghn.train.checkpoint import Checkpoint, CheckpointError, Counters, load_checkpoint
 from onnx_ghn.train.export import archive_config, network_config
+from onnx_ghn.train.log import Log
 from onnx_ghn.train.monitor import Run
 from onnx_ghn.train.options import Budget, RunPaths, TrainOptions
 from onnx_ghn.train.parameters import FlatState, bind
@@ -37,6 +39,7 @@ class Setup:
         network: The hypernetwork; parameters are views of the state's weights.
         corpus: Folder of ONNX files to train on in place of sampled architectures.
         device: Where to compute.
+        tensorboard: Whether to log for TensorBoard too.
     """
 
     run: Run
@@ -45,6 +48,12 @@ class Setup:
     network: KindsHypernetwork
     corpus: Path | None = None
     device: str = "cpu"
+    tensorboard: bool = False
+
+    def log(self) -> Log:
+        """The run's log."""
+        paths = self.run.paths
+        return Log(paths.log, paths.tensorboard if self.tensorboard else None)
 
     @property
     def buffers(self) -> dict[str, torch.Tensor]:
@@ -81,11 +90,14 @@ def new_run(
     budget: Budget,
     options: TrainOptions,
     *,
-    archive: Path | None = None,
+    start: Path | None = None,
     corpus: Path | None = None,
     device: str = "cpu",
 ) -> Setup:
-    """Prepare a run from nothing, or from the weights of an archive.
+    """Prepare a run from nothing, from the weights of an archive, or from another run.
+
+    Another run gives its optimiser state too; from an archive the optimiser starts empty, hence
+    with a warm-up.
 
     Raises:
         OptionError: `out` holds a run already, or the archive is of another design.
@@ -98,16 +110,16 @@ def new_run(
     images = load_data(data)
     classes = len(images.classes)
     provenance: dict[str, Any] = {"seed": options.seed}
-    if archive is None:
+    checkpoint = None
+    if start is None:
         torch.manual_seed(options.seed)
         network = build_network(network_config(classes))
         normalisation = images.split(VALIDATION_SHARE)[0].statistics()
     else:
-        network, before = load_network(archive)
+        network, before, checkpoint = _start(start)
         if before.network != network_config(classes):
             raise OptionError(
-                f"{archive}: training goes on only from an archive of this trainer for {classes} "
-                "classes"
+                f"{start}: training goes on only from what this trainer made for {classes} classes"
             )
         normalisation = (before.mean, before.std)
         provenance["from"] = before.name
@@ -120,31 +132,35 @@ def new_run(
         provenance,
     )
     out.mkdir(parents=True, exist_ok=True)
-    return _setup(
-        Run(paths, budget, options, config, Counters()), data, network, corpus, device
-    )
+    run = Run(paths, budget, options, config, Counters())
+    return _setup(run, data, network, corpus, device, checkpoint)
 
 
 def resumed_run(
-    data: Path, out: Path, budget: Budget, *, corpus: Path | None = None, device: str = "cpu"
+    data: Path,
+    out: Path,
+    budget: Budget,
+    changes: dict[str, Any],
+    *,
+    corpus: Path | None = None,
+    device: str = "cpu",
 ) -> Setup:
-    """Go on with a run from its checkpoint, with its own options.
+    """Go on with a run from its checkpoint, with its own options apart from `changes`.
 
     Raises:
         CheckpointError: There is no checkpoint, it is damaged, or is of another number of classes.
     """
     paths = RunPaths(out)
     checkpoint = load_checkpoint(paths.checkpoint)
-    about = checkpoint.about
-    options = TrainOptions(**about["options"])
-    config = ArchiveConfig.from_json(_text(about["archive"]), str(paths.checkpoint))
+    options = replace(TrainOptions(**checkpoint.about["options"]), **changes)
+    config = _config_of(checkpoint, paths.checkpoint)
     classes = len(load_data(data).classes)
     if classes != config.network.classes:
         raise CheckpointError(
-            f"{paths.checkpoint}: trained for {config.network.classes} classes, {data} has {classes}"
+            f"{paths.checkpoint}: trained for {config.network.classes} classes, {data} has "
+            f"{classes}"
         )
-    network = build_network(config.network)
-    network.load_state_dict(checkpoint.buffers, strict=False)
+    network = _network_of(checkpoint, config)
     run = Run(paths, budget, options, config, checkpoint.counters)
     return _setup(run, data, network, corpus, device, checkpoint)
 
@@ -166,7 +182,21 @@ def _setup(
     return Setup(run, data, state, network, corpus, device)
 
 
-def _text(archive: dict[str, Any]) -> str:
-    import json
+def _start(path: Path) -> tuple[torch.nn.Module, ArchiveConfig, Checkpoint | None]:
+    """The network of an archive, or of the run in a folder."""
+    if not path.is_dir():
+        network, config = load_network(path)
+        return network, config, None
+    checkpoint = load_checkpoint(RunPaths(path).checkpoint)
+    config = _config_of(checkpoint, path)
+    return _network_of(checkpoint, config), config, checkpoint
 
-    return json.dumps(archive)
+
+def _config_of(checkpoint: Checkpoint, path: Path) -> ArchiveConfig:
+    return ArchiveConfig.from_json(json.dumps(checkpoint.about["archive"]), str(path))
+
+
+def _network_of(checkpoint: Checkpoint, config: ArchiveConfig) -> torch.nn.Module:
+    network = build_network(config.network)
+    network.load_state_dict(checkpoint.buffers, strict=False)
+    return network

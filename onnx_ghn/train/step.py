@@ -52,7 +52,7 @@ def architecture_step(
     names = [name for name in predicted if name not in task.plan.constants]
     leaves = {name: predicted[name].detach().requires_grad_() for name in names}
     middle = time.thread_time()
-    logits = task.logits(images, task.plan.constants | leaves)
+    logits = task.logits(images, task.plan.constants | leaves).float()
     loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
     used = [leaves[name] for name in names]
     gradients = torch.autograd.grad(loss, used, allow_unused=True)

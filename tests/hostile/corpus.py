@@ -613,6 +613,21 @@ def name_of_many_lines():
     return model(helper.make_node("MatMul", ["first\nTraceback\r\x1b[31m second", "w"], ["y"]))
 
 
+@case("operator takes", ["x"], ["x", "w", "w"])
+def wrong_number_of_inputs(inputs):
+    return model(helper.make_node("MatMul", inputs, ["y"]))
+
+
+@case("lacks its input")
+def blank_input():
+    return model(helper.make_node("MatMul", ["", "w"], ["y"]))
+
+
+@case("operator takes", 1.5, [1], "one")
+def attribute_of_the_wrong_type(axis):
+    return model(helper.make_node("Concat", ["x"], ["y"], axis=axis))
+
+
 # Functions
 
 
@@ -666,11 +681,24 @@ def nameless_function():
     return proto
 
 
+def chain_of_functions(count: int, calls: int) -> onnx.ModelProto:
+    chain = {f"F{i}": [f"F{i + 1}"] * calls for i in range(count - 1)}
+    return with_functions(**chain, **{f"F{count - 1}": "Relu"})
+
+
 @case(None)
 def long_chain_of_functions():
-    count = 3000
-    chain = {f"F{i}": f"F{i + 1}" for i in range(count - 1)}
-    return with_functions(**chain, **{f"F{count - 1}": "Relu"})
+    return chain_of_functions(500, 1)
+
+
+@case("functions")
+def too_many_functions():
+    return chain_of_functions(3000, 1)
+
+
+@case("expand", 2, 1000)
+def functions_that_explode(calls):
+    return chain_of_functions(60 if calls == 2 else 10, calls)
 
 
 # Types
@@ -806,7 +834,7 @@ def documentation_of_100_megabytes():
     return proto
 
 
-@case("too large|no operator", 0.9, 7, 200)
+@case("too large|no operator", 0.9, 7, 64)
 def bomb_of_nodes(megabytes):
     return b"\x08\x09" + field(7, b"\x0a\x00" * (int(megabytes * MB) // 2)) + field(8, b"\x10\x11")
 

@@ -135,6 +135,15 @@ def test_a_parameter_with_two_slots_takes_the_first(reading, untrained):
     np.testing.assert_array_equal(once.tensor(3), twice.tensor(3))
 
 
+def test_a_tied_copy_takes_the_value_of_the_first(reading, untrained):
+    copy = dataclasses.replace(reading.parameters[3], name="copy", tie="linear")
+    parameters = [*reading.parameters, copy]
+    tied = SimpleNamespace(parameters=parameters, graph=reading.graph, graph_reason=None)
+    assert reasons_against(tied, untrained.info)[8] is None
+    prediction = predict(tied, untrained)
+    np.testing.assert_array_equal(prediction.tensor(8), prediction.tensor(3))
+
+
 def test_a_tensor_outside_the_vocabulary_has_a_reason(reading, untrained):
     reasons = reasons_against(reading, untrained.info)
     assert reasons[:7] == [None] * 7

@@ -99,6 +99,21 @@ def test_without_exposing_there_are_no_new_outputs():
     assert y.std((0, 2)) == pytest.approx([1, 2], rel=1e-4)
 
 
+def test_observing_without_normalising_computes_what_the_model_does():
+    rewrite = BatchStatistics(normalise=False)
+    model = norm("N,2,3")
+    x = data(5, 2, 3)
+    found = open_session(rewrite(model).model).run({"x": x})
+    assert np.array_equal(found["y"], open_session(model).run({"x": x})["y"])
+    assert found[rewrite.statistics[0].mean] == pytest.approx(x.mean((0, 2)), abs=1e-5)
+
+
+def test_only_the_named_nodes_are_rewritten():
+    rewrite = BatchStatistics(only={"other"})
+    assert not rewrite(norm("N,2,3")).modified
+    assert rewrite.statistics == ()
+
+
 def test_several_nodes_have_outputs_of_their_own():
     model = ir.from_onnx_text(
         f"""<ir_version: 8, opset_import: ["" : 17]> g (float[N,2] x) => (float[N,2] z)

@@ -219,14 +219,24 @@ def test_single_elements_take_the_variance_of_the_means():
     model = chain(batch="1")
     generator = np.random.default_rng(0)
     batches = [generator.standard_normal((1, 2)).astype(np.float32) * 4 for _ in range(40)]
-    calibrate = Calibrate({"x": batch} for batch in batches)
+    calibrate = Calibrate([{"x": batch} for batch in batches])
     calibrate(model)
     together = np.concatenate(batches)
     assert stored(model, "m1") == pytest.approx(together.mean(0), abs=1e-5)
     assert stored(model, "v1") == pytest.approx(together.var(0, ddof=1), rel=1e-5)
-    # Normalised by itself, a single element is 0: behind it there is nothing to measure.
-    assert stored(model, "v2").tolist() == [1, 1]
+    # The second layer is measured with the first one's statistics in use.
+    assert stored(model, "m2") == pytest.approx([0, 0], abs=1e-5)
+    assert stored(model, "v2") == pytest.approx([9, 25], rel=1e-4)
     assert "one element a channel" in calibrate.notes["v1"]
+    with pytest.raises(ModelError, match=r"'z' has one element.*a list"):
+        Calibrate(iter([{"x": batch} for batch in batches]), only={"v2"})(chain(batch="1"))
+
+
+def test_single_elements_of_noise():
+    model = chain(batch="1")
+    Calibrate()(model)
+    assert stored(model, "v1") == pytest.approx([1, 1], abs=0.9)
+    assert stored(model, "v2") == pytest.approx([9, 25], rel=1e-4)
 
 
 def test_channels_that_are_constant_on_noise_keep_variance_one():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import onnx
+import onnx.parser
 import onnx_ir as ir
 import pytest
 
 from onnx_ghn.read.constants import Constants, has_value
+from onnx_ghn.read.norms import stored_array
 
 SHAPES = [
     ("y = Transpose <perm = [2, 0, 1]> (w)", (4, 2, 3)),
@@ -47,6 +50,21 @@ def test_shapes_that_depend_on_data_are_unknown(parse):
     known = Constants(lambda value: value)
     assert known.shape(model.graph.outputs[0]) is None
     assert known.integers(model.graph.node(0).outputs[0]) is None
+
+
+def test_a_tensor_without_data_is_no_zero():
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[2] x) => (y) <float[2] full = {0, 0}, float[2] empty = {0, 0}>
+        { y = Add (x, full) }"""
+    )
+    empty = model.graph.initializer[1]
+    empty.ClearField("float_data")
+    empty.ClearField("raw_data")
+    values = ir.from_proto(model).graph.initializers
+    assert has_value(values["full"])
+    assert not has_value(values["empty"])
+    assert stored_array(values["empty"]) is None
 
 
 def test_absent_external_bytes_are_no_value(tmp_path):

@@ -24,7 +24,7 @@ def tool():
 
 @pytest.fixture(scope="module")
 def reports(tool, corpus):
-    return tool.run(corpus, materialised=True)
+    return tool.run(corpus, materialised=True, largest=3_000_000)
 
 
 def test_every_model_is_read(reports):

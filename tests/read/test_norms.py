@@ -54,7 +54,7 @@ def test_decomposed(verdicts, form):
 
 def test_rms_norm(verdicts):
     found = verdicts(
-        """g (float[2, 5, 8] x) => (y) 
+        """g (float[2, 5, 8] x) => (y)
         <float two = {2.0}, float eps = {1e-5}, float[8] w, float[8] b>
         { q = Pow (x, two)  v = ReduceMean <axes = [-1]> (q)  e = Add (v, eps)  d = Sqrt (e)
           r = Div (x, d)  y = Mul (w, r) }"""

@@ -31,6 +31,14 @@ def test_conv(check_operator, normal, x, w, attributes, bias, opset):
     check_operator("Conv", inputs, opset, atol=1e-4, **attributes)
 
 
+@pytest.mark.parametrize("side", [2, 3, 6])
+def test_depthwise_window_larger_than_the_image(check_operator, normal, side):
+    inputs = [normal(2, 4, side, side), normal(4, 1, 5, 5), normal(4)]
+    for strides in ([1, 1], [2, 2]):
+        settings = {"group": 4, "pads": [2, 2, 2, 2], "strides": strides}
+        check_operator("Conv", inputs, 13, atol=1e-5, **settings)
+
+
 TRANSPOSED = [
     pytest.param((2, 4, 7), (4, 3, 3), {"strides": [2]}, id="1d"),
     pytest.param((2, 4, 5, 6), (4, 3, 3, 3), {"strides": [2, 2], "pads": [1, 1, 1, 1]}, id="2d"),

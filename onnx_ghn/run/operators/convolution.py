@@ -36,8 +36,8 @@ def build_conv(node: NodeView) -> Kernel:
 
         return same
 
+    edges = torch_pads(begin, end)
     if begin != end:
-        edges = torch_pads(begin, end)
 
         def asymmetric(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
             return _CONV[w.dim()](pad(x, edges), w, b, stride, 0, dilation, groups)
@@ -45,6 +45,16 @@ def build_conv(node: NodeView) -> Kernel:
         return asymmetric
 
     padding = begin or 0
+
+    def depthwise(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        # For a window larger than the image, oneDNN has no fast weight gradient with padding:
+        # padding first is 4 to 20 times faster on small images.
+        if x.is_cpu and w.shape[1] == 1 and w.shape[-1] > x.shape[-1]:
+            return _CONV[w.dim()](pad(x, edges), w, b, stride, 0, dilation, groups)
+        return _CONV[w.dim()](x, w, b, stride, padding, dilation, groups)
+
+    if groups > 1 and edges:
+        return depthwise
 
     def conv(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
         return _CONV[w.dim()](x, w, b, stride, padding, dilation, groups)

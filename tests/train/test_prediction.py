@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+import torch
+
+from onnx_ghn.architectures.sample import sample
+from onnx_ghn.hypernet.archive import load_archive
+from onnx_ghn.hypernet.model import build_network
+from onnx_ghn.hypernet.predict import predict
+from onnx_ghn.read.reading import read_model
+from onnx_ghn.train.export import archive_config, export_archive, network_config
+from onnx_ghn.train.prediction import PredictionPlan
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return build_network(network_config(10)).eval()
+
+
+@pytest.fixture(scope="module")
+def archive(network, tmp_path_factory):
+    path = tmp_path_factory.mktemp("archive") / "test.pt"
+    config = archive_config("test", 10, 32, ((0.5,) * 3, (0.2,) * 3), "", {})
+    export_archive(path, config, network, {})
+    return load_archive(path)
+
+
+@pytest.mark.parametrize(("space", "seed"), [("full", k) for k in range(10)] + [("wide", 1)])
+def test_training_predicts_what_the_exported_archive_predicts(network, archive, space, seed):
+    reading = read_model(sample(space, seed))
+    plan = PredictionPlan(reading, network_config(10))
+    with torch.no_grad():
+        states = network.encode(plan.features, plan.distance)
+        mine = plan.predict(network, states)
+    prediction = predict(reading, archive)
+    assert prediction.indices
+    for index in prediction.indices:
+        parameter = reading.parameters[index]
+        expected = parameter.layout.to_physical(prediction.tensor(index))
+        assert mine[parameter.name].shape == expected.shape == parameter.shape
+        np.testing.assert_allclose(mine[parameter.name].numpy(), expected, rtol=1e-4, atol=1e-5)
+    learnable = {p.name for p in reading.parameters if p.learnable}
+    assert set(mine) == learnable
+    predicted = {reading.parameters[index].name for index in prediction.indices}
+    assert set(plan.constants) == learnable - predicted
+
+
+def test_every_prediction_has_a_gradient(network):
+    plan = PredictionPlan(read_model(sample("full", 3)), network_config(10))
+    weights = plan.predict(network, network.encode(plan.features, plan.distance))
+    network.zero_grad()
+    torch.stack([w.square().sum() for n, w in weights.items() if n not in plan.constants]).sum().backward()
+    assert network.embedding.weight.grad.abs().sum() > 0
+    assert network.vector.templates.weight.grad.abs().sum() > 0
