@@ -7,6 +7,7 @@ Each field carries its help text, and its choices where it has some, in `metadat
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from onnx_ghn.errors import OptionError
 
 METHODS = ("auto", "ghn", "classical", "orthogonal", "kaiming", "lecun", "xavier", "normal")
 """`auto` decides, `ghn` predicts, `classical` picks by role; the rest name one initialiser."""
+
+ENGINES = ("torch", "onnxruntime")
 
 
 def option(default: Any, help: str, **metadata: Any) -> Any:
@@ -40,6 +43,22 @@ class InitializeOptions:
         "what you trust.",
         metavar="PATH",
     )
+    engine: str = option(
+        "torch",
+        "What runs the hypernetwork. onnxruntime needs no torch and starts sooner.",
+        choices=ENGINES,
+    )
+    noise: float = option(
+        0.0,
+        "Before fine-tuning: noise on predicted weights, which breaks the tie between equal "
+        "channels, in units of the spread of the weight's correlations. 1e-5 is the published "
+        "value; 0 adds none.",
+        min=0.0,
+        metavar="SIGMA",
+    )
+    orthogonal: bool = option(
+        False, "Before fine-tuning: replace predicted weights by their orthogonal factors."
+    )
     missing_only: bool = option(
         False, "Set only the learnable tensors for which the file holds no value."
     )
@@ -53,5 +72,9 @@ class InitializeOptions:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise OptionError(f"unknown method {self.method!r}: choose one of {', '.join(METHODS)}")
+        if self.engine not in ENGINES:
+            raise OptionError(f"unknown engine {self.engine!r}: choose one of {', '.join(ENGINES)}")
+        if not 0 <= self.noise < math.inf:
+            raise OptionError(f"the noise must be a number from 0 up, got {self.noise}")
         if self.seed < 0:
             raise OptionError(f"the seed must not be negative, got {self.seed}")

@@ -16,7 +16,8 @@ import onnx_ghn
 from onnx_ghn import fallback
 from onnx_ghn.errors import OnnxGhnError
 from onnx_ghn.hypernet.archive import Archive, ArchiveInfo, load_archive, read_info
-from onnx_ghn.hypernet.predict import predict
+from onnx_ghn.hypernet.predict import Prediction, predict
+from onnx_ghn.hypernet.refine import RefinedPrediction, Refinement
 from onnx_ghn.model_io import record_provenance
 from onnx_ghn.options import InitializeOptions
 from onnx_ghn.plan import Plan, describe, make_plan, needs_archive
@@ -100,8 +101,14 @@ class Initialize(ir.passes.InPlacePass):
         draws: dict[int, Draw] = {}
         predicted = plan.indices(Status.PREDICTED)
         if predicted:
-            archive = self._archive or load_archive(self.options.hypernet)
-            prediction = predict(reading, archive, indices=predicted, seed=self.options.seed)
+            options = self.options
+            archive = self._archive or load_archive(options.hypernet, engine=options.engine)
+            prediction: Prediction | RefinedPrediction = predict(
+                reading, archive, indices=predicted, seed=options.seed
+            )
+            if options.noise or options.orthogonal:
+                refinement = Refinement(options.noise, options.orthogonal)
+                prediction = RefinedPrediction(prediction, refinement)
             for index in predicted:
                 draws[index] = partial(prediction.tensor, index)
         for index in plan.indices(Status.FALLBACK):
@@ -131,7 +138,7 @@ class Initialize(ir.passes.InPlacePass):
         replaced: Counter[Holder] = Counter()
         for index, parameter in enumerate(reading.parameters):
             outcome = plan.outcomes[index]
-            mark = (plan.decision.get("archive"), self.options.seed, outcome.method)
+            mark = (plan.decision.get("archive"), self.options, outcome.method)
             tensor: ir.TensorProtocol
             if outcome.status is Status.CALIBRATED:
                 tensor = _statistic(parameter)

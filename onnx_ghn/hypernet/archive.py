@@ -28,6 +28,7 @@ import numpy.typing as npt
 from onnx_ghn.errors import ArchiveError, OptionError
 from onnx_ghn.hypernet.config import ArchiveConfig
 from onnx_ghn.hypernet.engines import Engine, TorchEngine
+from onnx_ghn.options import ENGINES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,7 +45,6 @@ METHODS = (
     "decode_vector",
     "decode_class_bias",
 )
-ENGINES = ("torch", "onnxruntime")
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ class Constants:
         tensor = root_tensor(value)
         if tensor is not None:
             whole = tensor.dtype.is_integer() or tensor.dtype == ir.DataType.BOOL
-            if not whole or tensor.size > MAX_ELEMENTS or _is_absent(tensor):
+            if not whole or tensor.size > MAX_ELEMENTS or isinstance(tensor, ir.ExternalTensor):
                 return None
             return tensor.numpy()
         node = value.producer()
@@ -141,11 +141,6 @@ class Constants:
         except (ValueError, IndexError, TypeError, ZeroDivisionError):
             return None  # an ill-formed constant expression is simply not known
         return None if result is None else np.asarray(result)
-
-
-def _is_absent(tensor: ir.TensorProtocol) -> bool:
-    """Whether reading the tensor would touch a file: small integers are always inline."""
-    return isinstance(tensor, ir.ExternalTensor)
 
 
 def _static(shape: Any) -> Shape | None:

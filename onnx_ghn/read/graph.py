@@ -72,7 +72,7 @@ class GhnGraph:
         shape: int64[N, 4], (out, in per group, kh, kw) of the node's weight, (1, 1, kh, kw) of a
             pooling window, (1, D, s, s) of a position table, 0 where there is none.
         attributes: int64[N, A], columns `ATTRIBUTES`.
-        distance: uint8[N, N], 1 = edge, 2..cutoff = shortest directed path (virtual edge), 0 = none.
+        distance: uint8[N, N], 1 = edge, 2..cutoff = shortest directed path (virtual edge), else 0.
         slots: For each node, the parameters that are predicted from it.
         nodes: For each node, the name of the ONNX node it stands for ("" for the input).
 

@@ -30,6 +30,7 @@ _TO_SOFTMAX = PASSING | {
     "Slice",
 }
 _TO_WAVE = PASSING | {"Mul", "Add", "Concat", "Slice", "Split", "Sub", "Neg", "Div", "MatMul"}
+_TO_ANGLE = PASSING | {"Mul", "Add", "Concat", "Slice"}
 _WAVES = frozenset({"Sin", "Cos"})
 _MASKED = -1e4
 _MAPS = frozenset({"Conv", "ConvTranspose", "BatchNormalization", "Relu"})
@@ -64,6 +65,13 @@ def rotates(flow: DataFlow, value: ir.Value) -> bool:
 def feeds_waves(flow: DataFlow, value: ir.Value) -> bool:
     """Whether a value goes into Sin or Cos through scalings: frequencies, positions."""
     return reaches(flow, value, lambda n: n.op_type in _WAVES, _TO_WAVE, 6)
+
+
+def feeds_both_waves(flow: DataFlow, value: ir.Value) -> bool:
+    """Whether a product goes into Sin and Cos alike: Fourier features, not a sine activation."""
+    return reaches(flow, value, lambda n: n.op_type == "Sin", _TO_ANGLE, 4) and reaches(
+        flow, value, lambda n: n.op_type == "Cos", _TO_ANGLE, 4
+    )
 
 
 def feeds_softmax(flow: DataFlow, value: ir.Value) -> bool:

@@ -184,11 +184,9 @@ def _decide(flow: DataFlow, root: ir.Value, uses: list[Use]) -> tuple[Finding, U
         return keep("not used by any layer"), None
     judged = [(_judge_use(flow, use), use) for use in uses]
     decisive = [pair for pair in judged if pair[0].decisive]
-    learnable = [pair for pair in decisive if pair[0].learnable]
-    if decisive:
-        found, use = (learnable or decisive)[0]
-    else:
-        found, use = next((pair for pair in judged if not pair[0].learnable), judged[0])
+    # an exporter may have merged a shift of zeros with a running mean: a statistic is never set
+    fixed = [pair for pair in decisive or judged if not pair[0].learnable]
+    found, use = (fixed or decisive or judged)[0]
     if _dtype(root) not in FLOATS:
         return keep("quantised", Role.QUANTIZED), use
     if flow.is_inlined(root) and found.learnable:
@@ -259,8 +257,8 @@ def _in_slot(flow: DataFlow, use: Use, slot: slots.Slot) -> Finding:
             len(use.shape or ()) < 2 or (data is not None and len(data) < 2)
         ):
             return keep(f"{node.op_type} of two stored vectors: a power iteration")
-        if slot.op in ("MatMul", "FusedMatMul") and positions.feeds_waves(flow, node.outputs[0]):
-            return keep("frequencies: the product enters Sin or Cos")
+        if positions.feeds_both_waves(flow, node.outputs[0]):
+            return keep("frequencies: the product enters Sin and Cos")
         if slot.form is Form.KERNEL and norms.is_fixed_kernel(use):
             return keep("one kernel for all channels: a blur or an edge filter")
         if spectra.is_transform(flow, node):
@@ -319,6 +317,8 @@ def _left_operand(flow: DataFlow, use: Use) -> Finding:
         return Finding(Role.LINEAR, True, "operand of Einsum", Form.EINSUM, decisive=True)
     if shape is None or len(shape) < 2 or any(flow.is_param(v) for v in others):
         return keep(f"left operand of {node.op_type}")
+    if positions.feeds_both_waves(flow, node.outputs[0]):
+        return keep("frequencies: the product enters Sin and Cos")
     if shape[-1] == shape[-2]:
         return keep("square left operand: an adjacency or a mixing matrix")
     return Finding(Role.LINEAR, True, f"left operand of {node.op_type}", Form.MATRIX_LEFT)

@@ -68,7 +68,7 @@ def _agree(progress: float, device: str) -> float:
     return float(value)
 
 
-def _average(gradients: tuple[Tensor, Tensor]) -> None:
+def _average(gradients: tuple[Tensor, ...]) -> None:
     for gradient in gradients:
         distributed.all_reduce(gradient)
         gradient.div_(distributed.get_world_size())

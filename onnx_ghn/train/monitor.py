@@ -23,7 +23,7 @@ from onnx_ghn.train.images import Images
 from onnx_ghn.train.log import Log
 from onnx_ghn.train.metrics import Metrics
 from onnx_ghn.train.options import Budget, RunPaths, TrainOptions
-from onnx_ghn.train.parameters import FlatState, bind
+from onnx_ghn.train.parameters import PARTS, FlatState, Parts, bind
 
 LOG_SECONDS = 10.0
 FIRST_EVALUATION_SECONDS = 60.0
@@ -135,7 +135,7 @@ class Monitor:
         }
         save_checkpoint(self._run.paths.checkpoint, Checkpoint(tensors, buffers, counters, about))
         if evaluated:
-            average = (tensors["average.0"], tensors["average.1"])
+            average = tuple(tensors[f"average.{part}"] for part in range(PARTS))
             network = _with_weights(self._network, average, self._run.config.network)
             result, side, space = self._evaluate(network)
             self.held_out = {"space": space, "side": side, **result.summary()}
@@ -194,7 +194,7 @@ class Monitor:
 
 def _with_weights(
     network: KindsHypernetwork,
-    flat: tuple[torch.Tensor, torch.Tensor],
+    flat: Parts,
     config: NetworkConfig,
 ) -> KindsHypernetwork:
     """A second network with the buffers of `network` and the weights in `flat`."""

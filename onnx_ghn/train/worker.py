@@ -11,14 +11,24 @@ import torch
 from torch import Tensor
 
 from onnx_ghn.hypernet.kinds import KindsHypernetwork
-from onnx_ghn.train.corpus import Corpus
+from onnx_ghn.train.corpus import Corpus, Task
 from onnx_ghn.train.images import Images
 from onnx_ghn.train.options import TrainOptions
-from onnx_ghn.train.parameters import FlatState, Optimizer, bind, bind_gradients
+from onnx_ghn.train.parameters import (
+    PARTS,
+    TRUNK,
+    FlatState,
+    Optimizer,
+    bind,
+    bind_gradients,
+    part_of,
+)
 from onnx_ghn.train.step import StepResult, architecture_step
 
-Reduce = Callable[[tuple[Tensor, Tensor]], None]
+Reduce = Callable[[tuple[Tensor, ...]], None]
 """Averages gradients over processes, in place."""
+
+TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -90,41 +100,44 @@ class Worker:
         results, skipped = [], 0
         alone = options.meta_batch == 1 and self._reduce is None
         total = None if alone else [torch.zeros_like(g) for g in optimizer.gradients]
-        factor, norm = 1.0, 0.0
+        shrink, norms = 1.0, {}
         for slot in range(options.meta_batch):
             number = (step * options.meta_batch + slot) * self._world + self._rank
-            optimizer.zero_gradients()
-            result = self._architecture(number, space, side)
-            norm = optimizer.norm()
+            task = self._corpus.task(space, number, side)
+            parts = [TRUNK, *{part_of(decoder) for decoder in task.plan.nodes}]
+            optimizer.zero_gradients(parts)
+            result = self._train_on(task, number, side)
+            norms = optimizer.norms(parts)
+            norm = _total(norms)
             if not (math.isfinite(norm) and math.isfinite(result.loss)):
                 skipped += 1
-                optimizer.zero_gradients()
-                norm = 0.0
+                norms = {}
                 continue
             results.append(result)
-            factor = min(1.0, options.clip_architecture / max(norm, 1e-12))
-            norm *= factor
+            shrink = min(1.0, options.clip_architecture / max(norm, TINY))
             if total is not None:
-                for whole, gradient in zip(total, optimizer.gradients, strict=True):
-                    whole.add_(gradient, alpha=factor / options.meta_batch)
+                for part in parts:
+                    total[part].add_(optimizer.gradients[part], alpha=shrink / options.meta_batch)
         if total is not None:
             for whole, gradient in zip(total, optimizer.gradients, strict=True):
                 gradient.copy_(whole)
             if self._reduce is not None:
                 self._reduce(optimizer.gradients)
-            factor, norm = 1.0, optimizer.norm()
-        factor *= min(1.0, options.clip_total / max(norm, 1e-12))
-        if factor < 1.0:
-            optimizer.scale_gradients(factor)
-        rate = self._schedule.rate(progress, int(self._state.steps[0]))
+            shrink, norms = 1.0, optimizer.norms(range(PARTS))
+        norm = shrink * _total(norms)
+        shrink *= min(1.0, options.clip_total / max(norm, TINY))
+        rate = self._schedule.rate(progress, int(self._state.steps[TRUNK]))
         with self._lock:
-            optimizer.update(rate)
+            optimizer.update(rate, [part for part, n in norms.items() if n > 0], shrink)
         return Update(tuple(results), skipped, norm, rate)
 
-    def _architecture(self, number: int, space: str, side: int) -> StepResult:
-        task = self._corpus.task(space, number, side)
+    def _train_on(self, task: Task, number: int, side: int) -> StepResult:
         self._generator.manual_seed(self._options.seed * 1_000_003 + number)
         images, labels = self._images.random(self._generator, self._options.batch, side)
         return architecture_step(
             self._network, task, images, labels, smoothing=self._options.smoothing
         )
+
+
+def _total(norms: dict[int, float]) -> float:
+    return math.hypot(*norms.values())

@@ -17,7 +17,9 @@ def graphs(draw):
 
 
 def by_search(predecessors, cutoff):
-    successors = [[j for j, p in enumerate(predecessors) if i in p] for i in range(len(predecessors))]
+    successors = [
+        [j for j, p in enumerate(predecessors) if i in p] for i in range(len(predecessors))
+    ]
     found = np.zeros((len(predecessors),) * 2, np.uint8)
     for start in range(len(predecessors)):
         steps, queue = {start: 0}, deque([start])

@@ -76,6 +76,14 @@ def test_statistics_are_never_learnable(verdicts):
     }
 
 
+def test_a_shift_that_is_also_a_running_mean_is_kept(verdicts):
+    found = verdicts(
+        """g (float[1, 4, 8, 8] x) => (y) <float[4] s, float[4] zeros, float[4] v>
+        { y = BatchNormalization (x, s, zeros, zeros, v) }"""
+    )["zeros"]
+    assert (found.role, found.learnable) == ("running_mean", False)
+
+
 def test_group_norm_as_instance_norm(verdicts):
     found = verdicts(
         """g (float[1, 8, 6, 6] x) => (y)

@@ -117,6 +117,22 @@ def test_fourier_features_are_kept(verdicts):
     assert not found["b"].learnable
 
 
+def test_sine_activations_are_no_frequencies(verdicts):
+    found = verdicts(
+        """g (float[2, 3] x) => (y) <float[3, 6] a, float[6] b, float[6, 6] c, float w = {30.0}>
+        { m = MatMul (x, a)  n = Add (m, b)  o = Mul (n, w)  s = Sin (o)  y = MatMul (s, c) }"""
+    )
+    assert found["a"].learnable and found["b"].learnable and found["c"].learnable
+
+
+def test_frequencies_times_positions(verdicts):
+    found = verdicts(
+        """g (float[1, 1, 9] t) => (y) <float[1, 4, 1] f>
+        { a = MatMul (f, t)  s = Sin (a)  c = Cos (a)  y = Concat <axis = 1> (s, c) }"""
+    )
+    assert not found["f"].learnable
+
+
 def test_mask_token(verdicts):
     found = verdicts(
         "g (float[2, 9, 8] x, bool[2, 9, 1] m) => (y) <float[1, 1, 8] t> { y = Where (m, x, t) }"

@@ -24,7 +24,7 @@ def test_sides_are_those_of_shape_inference(light, name):
         sides.visit(node)
         shape = inferred.get(node.outputs[0].name, [])
         if node.op_type in ("Conv", "MaxPool", "AveragePool", "GlobalAveragePool", "Relu"):
-            assert sides.of(node.outputs[0]) == shape[3], node.name
+            assert sides.of(node.outputs[0]) == (shape[3] if len(shape) == 4 else 0), node.name
             compared += 1
     assert compared > 10
 

@@ -37,9 +37,7 @@ def test_new_architectures_come_in_and_old_ones_leave():
 
 
 def test_processes_take_disjoint_shares():
-    first, second = (
-        set(names(Corpus(NETWORK, share=(k, 2)), range(10))) for k in range(2)
-    )
+    first, second = (set(names(Corpus(NETWORK, share=(k, 2)), range(10))) for k in range(2))
     assert not first & second
 
 

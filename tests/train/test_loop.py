@@ -67,9 +67,9 @@ def run_with(setup, stop):
 
 
 def test_it_learns_and_writes_archive_log_and_checkpoint(data, options, tmp_path):
-    setup = new_run(data, tmp_path / "run", Budget(steps=150), options)
+    setup = new_run(data, tmp_path / "run", Budget(steps=300), options)
     monitor = train(setup, quiet)
-    assert monitor.held_out["mean"] > 0.45  # chance is 0.25
+    assert monitor.held_out["mean"] > 0.6  # chance is 0.25
     paths = setup.run.paths
     info = read_info(paths.archive)
     assert info.trained
@@ -79,7 +79,7 @@ def test_it_learns_and_writes_archive_log_and_checkpoint(data, options, tmp_path
     records = [json.loads(line) for line in paths.log.read_text().splitlines()]
     last = records[-1]
     assert last["event"] == "held-out"
-    assert last["architecture_steps"] == 150
+    assert last["architecture_steps"] == 300
     assert set(last["families"]) >= {"bn"}
     assert load_checkpoint(paths.checkpoint).counters.cpu_seconds > 0
 

@@ -1,7 +1,15 @@
 import torch
 
 from onnx_ghn.hypernet.kinds import KindsHypernetwork
-from onnx_ghn.train.parameters import FlatState, Optimizer, bind, bind_gradients
+from onnx_ghn.train.parameters import (
+    PARTS,
+    TRUNK,
+    FlatState,
+    Optimizer,
+    bind,
+    bind_gradients,
+    part_of,
+)
 
 
 def network(seed=0):
@@ -23,14 +31,17 @@ def test_every_parameter_is_a_view_of_the_state():
     assert all(not parameter.any() for parameter in net.parameters())
 
 
-def test_the_templates_and_nothing_of_the_trunk_are_output_layers():
+def test_each_decoder_s_templates_are_a_part():
     net = network()
-    templates = sum(
-        p.numel()
-        for name, p in net.named_parameters()
-        if ".templates." in name or name.startswith("class_bias")
-    )
-    assert FlatState.of(net).weights[1].numel() == templates
+    state = FlatState.of(net)
+    assert len(state.weights) == PARTS
+    sizes = {part_of(kind): decoder.templates for kind, decoder in enumerate(net.decoders)}
+    sizes[part_of("vector")] = net.vector.templates
+    for part, templates in sizes.items():
+        count = sum(p.numel() for p in templates.parameters())
+        assert state.weights[part].numel() == count
+    assert part_of("class_weight") == part_of("class_bias") == PARTS - 1
+    assert TRUNK not in sizes
 
 
 def test_an_update_is_that_of_adamw_with_two_rates():
@@ -54,7 +65,7 @@ def test_an_update_is_that_of_adamw_with_two_rates():
             gradient = torch.randn(mine.shape, generator=generator)
             mine.grad.add_(gradient)
             theirs.grad = gradient
-        optimizer.update(0.5)
+        optimizer.update(0.5, range(PARTS))
         reference.step()
     for mine, theirs in zip(net.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
@@ -70,7 +81,7 @@ def test_the_average_follows_the_weights():
         gradient.fill_(1.0)
     start = state.weights[0].clone()
     for _ in range(20):
-        optimizer.update(1.0)
+        optimizer.update(1.0, range(PARTS))
     moved = (state.weights[0] - start).mean()
     averaged = (state.average[0] - start).mean()
     assert moved < averaged < 0.8 * moved < 0
@@ -83,3 +94,23 @@ def test_a_state_is_restored_from_its_copy():
     other.load(state.copy())
     for name, tensor in state.tensors().items():
         torch.testing.assert_close(other.tensors()[name], tensor)
+
+
+def test_a_part_without_gradient_is_left_alone_and_gradients_shrink():
+    state = FlatState.of(network())
+    optimizer = Optimizer(state, rates=(0.1, 0.1), weight_decay=0.1)
+    before = state.copy()
+    optimizer.gradients[2].fill_(4.0)
+    optimizer.update(1.0, [2], shrink=0.25)
+    after = state.copy()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"weights.2", "first.2", "second.2", "steps.2"}
+    torch.testing.assert_close(after["first.2"], torch.full_like(after["first.2"], 0.1))
+
+
+def test_norms_are_those_of_the_parts():
+    optimizer = Optimizer(FlatState.of(network()), rates=(0.1, 0.1), weight_decay=0.0)
+    optimizer.gradients[1][:4] = 3.0
+    assert optimizer.norms([0, 1]) == {0: 0.0, 1: 6.0}
+    optimizer.zero_gradients([1])
+    assert optimizer.norms([1]) == {1: 0.0}

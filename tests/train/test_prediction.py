@@ -49,6 +49,8 @@ def test_every_prediction_has_a_gradient(network):
     plan = PredictionPlan(read_model(sample("full", 3)), network_config(10))
     weights = plan.predict(network, network.encode(plan.features, plan.distance))
     network.zero_grad()
-    torch.stack([w.square().sum() for n, w in weights.items() if n not in plan.constants]).sum().backward()
+    torch.stack(
+        [w.square().sum() for n, w in weights.items() if n not in plan.constants]
+    ).sum().backward()
     assert network.embedding.weight.grad.abs().sum() > 0
     assert network.vector.templates.weight.grad.abs().sum() > 0
