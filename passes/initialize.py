@@ -16,7 +16,7 @@ import onnx_ghn
 from onnx_ghn import fallback
 from onnx_ghn.errors import OnnxGhnError
 from onnx_ghn.hypernet.archive import Archive, ArchiveInfo, load_archive, read_info
-from onnx_ghn.hypernet.predict import Prediction, predict
+from onnx_ghn.hypernet.predict import predict
 from onnx_ghn.hypernet.refine import RefinedPrediction, Refinement
 from onnx_ghn.model_io import record_provenance
 from onnx_ghn.options import InitializeOptions
@@ -103,14 +103,13 @@ class Initialize(ir.passes.InPlacePass):
         if predicted:
             options = self.options
             archive = self._archive or load_archive(options.hypernet, engine=options.engine)
-            prediction: Prediction | RefinedPrediction = predict(
-                reading, archive, indices=predicted, seed=options.seed
-            )
+            prediction = predict(reading, archive, indices=predicted, seed=options.seed)
+            tensor = prediction.tensor
             if options.noise or options.orthogonal:
                 refinement = Refinement(options.noise, options.orthogonal)
-                prediction = RefinedPrediction(prediction, refinement)
+                tensor = RefinedPrediction(prediction, refinement).tensor
             for index in predicted:
-                draws[index] = partial(prediction.tensor, index)
+                draws[index] = partial(tensor, index)
         for index in plan.indices(Status.FALLBACK):
             parameter, method = reading.parameters[index], plan.outcomes[index].method
             assert method is not None

@@ -64,12 +64,12 @@ def test_a_broken_image_is_named(folder):
 
 def test_an_empty_class_folder_is_named(folder):
     (folder / "dog").mkdir()
-    with pytest.raises(DataError, match="dog.*without images"):
+    with pytest.raises(DataError, match=r"dog.*without images"):
         load_data(folder)
 
 
 def test_a_folder_one_level_too_high_is_explained(folder):
-    with pytest.raises(DataError, match="is the data in .*images"):
+    with pytest.raises(DataError, match=r"is the data in .*images"):
         load_data(folder.parent)
 
 

@@ -4,7 +4,6 @@ import importlib.util
 import json
 import os
 import re
-import resource
 import subprocess
 import sys
 import time
@@ -245,8 +244,3 @@ def test_damaged_models_are_refused_or_copied(content, folder):
 @limited(10_000)
 def test_damaged_models_are_refused_or_copied_at_length(content, folder):
     check_damaged(content, folder)
-
-
-def test_memory_of_this_process_stayed_small():
-    """After all of the above in one process; the largest file in it has 200 MB."""
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < MAX_BYTES

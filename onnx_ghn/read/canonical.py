@@ -131,9 +131,19 @@ class _Walk:
             return (self._add(Op.CSE, sources, node),)
         if is_attention(self.flow, node):
             return (self._add(Op.MSA, sources, node),)
+        if op == "Mul" and len(operands) > 1:
+            return self._apply_scale(sources)
         pool = pooling(self.flow, node, self.sides.of(node.inputs[0] if node.inputs else None))
         if pool is not None:
             return (self._add_pool(node, sources, *pool),)
+        return sources
+
+    def _apply_scale(self, sources: Sources) -> Sources:
+        """Data times scale / deviation, the form of a norm in TensorFlow: the norm of that data."""
+        for source in sources:
+            norm = self.nodes[source]
+            if norm.op is Op.LN and norm.onnx is not None and norm.onnx.op_type == "Mul":
+                sources = tuple(s for s in sources if s not in norm.predecessors)
         return sources
 
     def _weigh_values(self, operands: list[Sources], sources: Sources) -> Sources:

@@ -15,7 +15,8 @@ FUSED_ATTENTION = frozenset(
 POOLS = {"MaxPool": Op.MAX_POOL, "AveragePool": Op.AVG_POOL, "LpPool": Op.AVG_POOL}
 
 _SQUASHES = frozenset({"Sigmoid", "HardSigmoid"})
-_TO_PRODUCT = PASSING | {"Mul", "Div", "Where", "Add", "Slice", "Split"}
+# a MatMul with a weight mixes heads ("talking heads")
+_TO_PRODUCT = PASSING | {"Mul", "Div", "Where", "Add", "Slice", "Split", "MatMul"}
 _TO_SOFTMAX = PASSING | {"Mul", "Div", "Where", "Add", "Sub", "Clip", "Tanh", "Concat"}
 _GATE_PATH = PASSING | {"Clip", "Div", "Mul", "Add", "Slice", "Split"}
 
@@ -56,7 +57,7 @@ def pooling(flow: DataFlow, node: ir.Node, side: int) -> tuple[Op, tuple[int, in
     """
     op = node.op_type
     if op in ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"):
-        return Op.GLOB_AVG, (0, 0)
+        return None if _is_moment(flow, node) else (Op.GLOB_AVG, (0, 0))
     if op == "ReduceMean":
         return (Op.GLOB_AVG, (0, 0)) if _is_spatial_mean(flow, node) else None
     if op not in POOLS:
@@ -110,12 +111,18 @@ def _is_spatial_mean(flow: DataFlow, node: ir.Node) -> bool:
         places = tuple(sorted(axes))
         if places not in {(2, 3), (-2, -1)}:
             return False
-    if places == (rank - 1,) or _squares(flow, source):
+    if places == (rank - 1,):
         # the last axis is the channels of a LayerNorm, unless a convolution made it
         before = flow.producer(source)
         if before is None or before.op_type not in ("Conv", "Relu", "BatchNormalization"):
             return False
-    return not any(
+    return not _is_moment(flow, node)
+
+
+def _is_moment(flow: DataFlow, node: ir.Node) -> bool:
+    """Whether a mean is part of a decomposed norm: of squares, or taken off what it is made of."""
+    source = node.inputs[0]
+    return _squares(flow, source) or any(
         consumer.op_type == "Sub" and source in consumer.inputs
         for consumer in ahead(flow, node.outputs[0])
     )

@@ -31,7 +31,8 @@ def test_different_networks_have_different_keys():
 def model_of(body):
     return ir.from_onnx_text(
         f"""<ir_version: 10, opset_import: ["" : 21]>
-        g (float[N,4,8,8] x) => (float[N,4,8,8] y) <float[4,4,3,3] w, float[4,4,3,3] v> {{ {body} }}"""
+        g (float[N,4,8,8] x) => (float[N,4,8,8] y)
+        <float[4,4,3,3] w, float[4,4,3,3] v> {{ {body} }}"""
     )
 
 

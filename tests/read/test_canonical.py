@@ -229,6 +229,47 @@ def test_group_norm_from_its_parts_is_a_norm_of_layers(graph_of):
     assert ("t", Part.SHIFT) in predicted(parameters, graph, Op.LN)
 
 
+@pytest.mark.parametrize("mean", ["GlobalAveragePool", "ReduceMean<axes=[2]>"])
+def test_layer_norm_as_tensorflow_writes_it(graph_of, mean):
+    parameters, graph = graph_of(f"""g (float[1,6,8] x) => (float[1,6,8] y)
+        <float[8,8] w, float[8] gamma, float[8] beta, float[8,8] u, float e = {{0.001}}> {{
+        p = MatMul(x, w)
+        m = {mean}(p)
+        minus = Neg(m)
+        d = Sub(p, m)
+        q = Mul(d, d)
+        v = {mean}(q)
+        ve = Add(v, e)
+        s = Sqrt(ve)
+        r = Reciprocal(s)
+        k = Mul(r, gamma)
+        a = Mul(p, k)
+        b = Mul(minus, k)
+        c = Add(b, beta)
+        n = Add(a, c)
+        y = MatMul(n, u)
+    }}""")
+    assert ops(graph) == ["INPUT", "CONV", "LN", "CONV"]
+    assert predicted(parameters, graph, Op.LN) == {("gamma", Part.SCALE), ("beta", Part.SHIFT)}
+    assert (graph.distance == 1).sum() == 3
+
+
+def test_talking_heads_are_attention(graph_of):
+    _, graph = graph_of("""g (float[1,6,8] x) => (float[1,6,8] y)
+        <float[8,8] q, float[8,8] k, float[8,8] v, float[6,6] mix> {
+        a = MatMul(x, q)
+        b = MatMul(x, k)
+        c = MatMul(x, v)
+        t = Transpose<perm=[0,2,1]>(b)
+        s = MatMul(a, t)
+        w = Softmax(s)
+        h = MatMul(w, mix)
+        y = MatMul(h, c)
+    }""")
+    assert ops(graph).count("MSA") == 1
+    assert ("MSA", "CONV") in edges(graph)
+
+
 def test_branches_hand_their_sources_on(graph_of):
     _, graph = graph_of("""g (float[1,4,8,8] x, bool flag) => (float[1,4,8,8] y)
         <float[4,4,1,1] a, float[4,4,1,1] b> {
