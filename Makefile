@@ -42,7 +42,7 @@ types: $(VENV)/installed
 	$(BIN)/mypy
 
 unit: $(VENV)/installed
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not long" -n 2
 
 # The wheel, installed apart from the checkout, must work there: link, package data, entry point.
 wheel: $(VENV)/installed

@@ -41,7 +41,7 @@ setup(
         "gpu": RUNTIME_GPU,
         "train": TRAIN,
         "hub": ["huggingface_hub>=0.25"],
-        "dev": [*RUNTIME_CPU, *TRAIN, "hypothesis>=6.100", "mypy>=1.15", "pytest>=8", "ruff>=0.9"],
+        "dev": [*RUNTIME_CPU, *TRAIN, "hypothesis>=6.100", "mypy>=1.15", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9"],
     },
     entry_points={"console_scripts": ["onnx-ghn = onnx_ghn.cli:main"]},
     classifiers=[

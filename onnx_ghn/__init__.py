@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from onnx_ghn.api import initialize, inspect
+    from onnx_ghn.api import calibrate, evaluate, initialize, inspect
+    from onnx_ghn.data import DataError
     from onnx_ghn.errors import (
         ArchiveError,
         MissingDependencyError,
@@ -24,11 +25,14 @@ if TYPE_CHECKING:
         OutputError,
         UnsupportedOperatorError,
     )
-    from onnx_ghn.options import InitializeOptions
+    from onnx_ghn.evaluation import Evaluation
+    from onnx_ghn.options import InitializeOptions, RunOptions
     from onnx_ghn.report import Outcome, Report, Status
 
 __all__ = [
     "ArchiveError",
+    "DataError",
+    "Evaluation",
     "InitializeOptions",
     "MissingDependencyError",
     "ModelError",
@@ -37,17 +41,25 @@ __all__ = [
     "Outcome",
     "OutputError",
     "Report",
+    "RunOptions",
     "Status",
     "UnsupportedOperatorError",
+    "calibrate",
+    "evaluate",
     "initialize",
     "inspect",
 ]
 
 # Imported when first asked for: `onnx-ghn --help` must not wait for onnx.
 _HOMES = {
+    "calibrate": "api",
+    "evaluate": "api",
     "initialize": "api",
     "inspect": "api",
+    "DataError": "data",
+    "Evaluation": "evaluation",
     "InitializeOptions": "options",
+    "RunOptions": "options",
     "Outcome": "report",
     "Report": "report",
     "Status": "report",

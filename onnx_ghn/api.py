@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from onnx_ghn import model_io
-from onnx_ghn.options import InitializeOptions
-from onnx_ghn.report import Report
+from onnx_ghn.options import InitializeOptions, RunOptions
+from onnx_ghn.report import Report, Status
+
+if TYPE_CHECKING:
+    from onnx_ghn.batches import Batches, Normalisation
+    from onnx_ghn.data import Source
+    from onnx_ghn.evaluation import Evaluation
+
+TENSORS_NAMED = 3
+"""Names that a warning lists at most."""
 
 ModelLike = str | os.PathLike[str] | ir.Model
 
@@ -21,6 +31,8 @@ def initialize(
     output: str | os.PathLike[str] | None = None,
     options: InitializeOptions | None = None,
     *,
+    data: Source | None = None,
+    run: RunOptions | None = None,
     in_place: bool = False,
     force: bool = False,
     max_bytes: int | None = None,
@@ -33,6 +45,10 @@ def initialize(
             `output` is given.
         output: Where to write the result; `<stem>.init.onnx` beside the model where None.
         options: Method, seed and selection.
+        data: Labelled data from which running statistics are estimated, see `calibrate`. Convs
+            that may hold a folded BatchNormalization are scaled, unless some learnable tensor is
+            kept.
+        run: How the model runs over the data.
         in_place: Overwrite the model's own file.
         force: Overwrite an output that exists.
         max_bytes: Refuse a model whose tensors take more.
@@ -44,18 +60,23 @@ def initialize(
     Raises:
         ModelError: The model can't be read, or a tensor can't be set.
         ArchiveError: The hypernetwork archive can't be loaded.
+        DataError: The data can't be read, or does not suit the model.
         OutputError: The output can't be written; nothing is left behind.
         OptionError: Options contradict each other.
     """
     from onnx_ghn.passes.initialize import Initialize
 
+    options = options or InitializeOptions()
     start = time.perf_counter()
     source, loaded = _load(model, max_bytes)
     target = _target(source, output, in_place=in_place)
     if target is not None:
         model_io.check_output(target, source=source, force=force, in_place=in_place)
     parsed = time.perf_counter()
-    initialise = Initialize(options)
+    calibration = None
+    if data is not None:
+        calibration = _calibration(loaded, data, options, run or RunOptions())
+    initialise = Initialize(options, calibration=calibration)
     initialise(loaded)
     report = initialise.report
     assert report is not None
@@ -97,6 +118,218 @@ def inspect(
     return describe(reading, make_plan(reading, options, archive), name)
 
 
+def calibrate(
+    model: ModelLike,
+    output: str | os.PathLike[str] | None = None,
+    data: Source | None = None,
+    options: RunOptions | None = None,
+    *,
+    folded: bool = False,
+    seed: int = 0,
+    in_place: bool = False,
+    force: bool = False,
+    max_bytes: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[ir.Model, Report]:
+    """Estimate the running statistics of BatchNormalization anew; weights stay.
+
+    They become the averages over the batches of each batch's mean and unbiased variance, all
+    layers normalising by the batch: what torch does in train mode with `momentum=None`.
+
+    Args:
+        model: A path, or a model in memory, which is changed in place and not written unless
+            `output` is given.
+        output: Where to write the result; `<stem>.calibrated.onnx` beside the model where None.
+        data: A folder of `class/xxx.jpg`, an `.npz` file with `x` and `y`, or an iterable of
+            (x, y); seeded unit noise where None. Labels are not used.
+        options: Size of batches and images, normalisation, device.
+        folded: Also scale each Conv that may hold a folded BatchNormalization, so that its output
+            has mean 0 and variance 1 a channel. For fresh weights: it changes what trained ones
+            compute.
+        seed: Seed of the order of the examples, and of the noise.
+        in_place: Overwrite the model's own file.
+        force: Overwrite an output that exists.
+        max_bytes: Refuse a model whose tensors take more.
+        progress: Called with the examples seen so far and in all.
+
+    Returns:
+        The model and the report.
+
+    Raises:
+        ModelError: The model can't be read or run, or a tensor has no value.
+        DataError: The data can't be read, or does not suit the model.
+        OutputError: The output can't be written; nothing is left behind.
+        OptionError: The options contradict the model or the data, or there is no such device.
+    """
+    from onnx_ghn.calibration import calibrate_from_data, calibrate_from_noise, unchanged
+
+    options = options or RunOptions()
+    source, loaded = _load(model, max_bytes)
+    target = _target(source, output, in_place=in_place, suffix="calibrated")
+    if target is not None:
+        model_io.check_output(target, source=source, force=force, in_place=in_place)
+    report = unchanged(loaded, str(model) if source is not None else loaded.graph.name or "")
+    start = time.perf_counter()
+    if data is None:
+        calibrate_from_noise(loaded, options, report, folded=folded, seed=seed)
+    else:
+        batches = _batches(loaded, data, options, seed, progress=progress)
+        calibrate_from_data(loaded, batches, options, report, folded=folded)
+    report.seconds["calibrate"] = time.perf_counter() - start
+    if target is not None:
+        model_io.save(loaded, target, source=source, force=force, in_place=in_place)
+    return loaded, report
+
+
+def evaluate(
+    model: ModelLike,
+    data: Source,
+    options: RunOptions | None = None,
+    *,
+    batch_statistics: bool = False,
+    initialize: InitializeOptions | None = None,
+    max_bytes: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Test how well a model classifies labelled data. Nothing is changed or written.
+
+    Learnable tensors without a value, and only those, are initialised first.
+
+    Args:
+        model: A path, or a model in memory. Its first output holds the scores [batch, classes].
+        data: A folder of `class/xxx.jpg`, an `.npz` file with `x` and `y`, or an iterable of
+            (x, y).
+        options: Size of batches and images, normalisation, device.
+        batch_statistics: Let each BatchNormalization use the statistics of the batch, as the
+            authors of the GHN papers test networks with predicted parameters.
+        initialize: Method, seed and archive for tensors without a value. The seed is that of the
+            order of the examples, too.
+        max_bytes: Refuse a model whose tensors take more.
+        progress: Called with the examples seen so far and in all.
+
+    Raises:
+        ModelError: The model can't be read or run, or gives no class scores.
+        DataError: The data can't be read, or does not suit the model.
+        OptionError: The options contradict the model or the data, or there is no such device.
+        MissingDependencyError: ONNX Runtime, or its CUDA build, is not installed.
+    """
+    from onnx_ghn.evaluation import run_evaluation
+    from onnx_ghn.model_copy import copy_model
+    from onnx_ghn.passes.batch_statistics import BatchStatistics
+    from onnx_ghn.passes.initialize import Initialize
+    from onnx_ghn.run.session import open_session
+
+    options = options or RunOptions()
+    fill = dataclasses.replace(initialize or InitializeOptions(), missing_only=True)
+    source, loaded = _load(model, max_bytes)
+    complete = copy_model(loaded)
+    initialise = Initialize(fill)
+    initialise(complete)
+    report = initialise.report
+    assert report is not None
+    archive = _archive_normalisation(fill) if report.count(Status.PREDICTED) else None
+    batches = _batches(complete, data, options, fill.seed, archive, progress)
+    warnings = _warnings_of_missing(report)
+    tested = complete
+    if batch_statistics:
+        rewrite = BatchStatistics(expose=False)
+        result = rewrite(complete)
+        tested = result.model
+        if not result.modified:
+            warnings.append("no BatchNormalization: batch statistics make no difference")
+        warnings += [f"{name} keeps its statistics: {why}" for name, why in rewrite.hidden.items()]
+    else:
+        warnings += _warnings_of_training_mode(complete)
+    session = open_session(tested, device=options.device, threads=options.threads)
+    evaluation = run_evaluation(
+        session, complete, batches, batch_statistics=batch_statistics, threads=options.threads
+    )
+    evaluation.model = str(model) if source is not None else evaluation.model
+    evaluation.initialized = report.count(Status.PREDICTED) + report.count(Status.FALLBACK)
+    evaluation.warnings = warnings + evaluation.warnings
+    return evaluation
+
+
+def _calibration(
+    model: ir.Model, data: Source, options: InitializeOptions, run: RunOptions
+) -> Callable[[ir.Model, Report], None]:
+    """What `Initialize` calls in the end: calibration from data that is checked already."""
+    from onnx_ghn.calibration import calibrate_from_data
+
+    batches = _batches(model, data, run, options.seed, _archive_normalisation(options))
+
+    def calibration(complete: ir.Model, report: Report) -> None:
+        kept = any(
+            outcome.learnable and outcome.status is Status.KEPT for outcome in report.outcomes
+        )
+        calibrate_from_data(complete, batches, run, report, folded=not kept)
+
+    return calibration
+
+
+def _batches(
+    model: ir.Model,
+    data: Source,
+    options: RunOptions,
+    seed: int,
+    normalisation: Normalisation | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Batches:
+    from onnx_ghn.batches import make_batches
+
+    return make_batches(
+        data, model, options, seed=seed, normalisation=normalisation, progress=progress
+    )
+
+
+def _archive_normalisation(options: InitializeOptions) -> Normalisation | None:
+    """How images were normalised for the archive, where it predicts."""
+    from onnx_ghn.batches import Normalisation
+    from onnx_ghn.hypernet.archive import read_info
+    from onnx_ghn.plan import GHN, decide, needs_archive
+
+    if not needs_archive(options):
+        return None
+    archive = read_info(options.hypernet)
+    if decide(options, archive)["method"] != GHN:
+        return None
+    config = archive.config
+    return Normalisation(config.mean, config.std, f"as for the archive {config.name!r}")
+
+
+def _warnings_of_missing(report: Report) -> list[str]:
+    """That tensors had no value, and got one for the evaluation."""
+    warnings = []
+    made = [
+        outcome.name
+        for outcome in report.outcomes
+        if outcome.status in (Status.PREDICTED, Status.FALLBACK)
+    ]
+    guessed = report.count(Status.CALIBRATED)
+    if made:
+        names = ", ".join(made[:TENSORS_NAMED]) + (", ..." if len(made) > TENSORS_NAMED else "")
+        method = report.decision["method"]
+        warnings.append(f"{len(made)} tensors without a value were initialised ({method}): {names}")
+    if guessed:
+        warnings.append(f"{guessed} running statistics without a value were estimated from noise")
+    return warnings
+
+
+def _warnings_of_training_mode(model: ir.Model) -> list[str]:
+    """That layers behave as in training, which the file asks for."""
+    training = [
+        node
+        for node in model.graph.all_nodes()
+        if node.op_type == "BatchNormalization" and node.attributes.get_int("training_mode", 0)
+    ]
+    if not training:
+        return []
+    return [
+        f"{len(training)} BatchNormalization nodes are exported in training mode: they use the "
+        "statistics of the batch, not the stored ones"
+    ]
+
+
 def _load(model: ModelLike, max_bytes: int | None) -> tuple[Path | None, ir.Model]:
     if isinstance(model, ir.Model):
         return None, model
@@ -105,11 +338,15 @@ def _load(model: ModelLike, max_bytes: int | None) -> tuple[Path | None, ir.Mode
 
 
 def _target(
-    source: Path | None, output: str | os.PathLike[str] | None, *, in_place: bool
+    source: Path | None,
+    output: str | os.PathLike[str] | None,
+    *,
+    in_place: bool,
+    suffix: str = "init",
 ) -> Path | None:
     """Where the result goes; None where a model in memory is not written."""
     if output is not None:
         return Path(output)
     if source is None:
         return None
-    return source if in_place else model_io.default_output(source)
+    return source if in_place else model_io.default_output(source, suffix)

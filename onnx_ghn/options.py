@@ -19,6 +19,8 @@ METHODS = ("auto", "ghn", "classical", "orthogonal", "kaiming", "lecun", "xavier
 
 ENGINES = ("torch", "onnxruntime")
 
+DEVICES = ("cpu", "cuda")
+
 
 def option(default: Any, help: str, **metadata: Any) -> Any:
     """A dataclass field that describes itself: help text, and click's own keywords."""
@@ -78,3 +80,47 @@ class InitializeOptions:
             raise OptionError(f"the noise must be a number from 0 up, got {self.noise}")
         if self.seed < 0:
             raise OptionError(f"the seed must not be negative, got {self.seed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a model runs over labelled data."""
+
+    batch_size: int = option(64, "Examples of a batch, where the model leaves that open.", min=1)
+    side: int = option(
+        0,
+        "Rows and columns to which images are resized, where the model leaves that open; 0 keeps "
+        "their size.",
+        min=0,
+    )
+    mean: tuple[float, ...] = option(
+        (),
+        "Subtracted from images in [0, 1], one number or one a channel.  [default: what the model "
+        "was calibrated with, else 0]",
+        metavar="R,G,B",
+    )
+    std: tuple[float, ...] = option(
+        (),
+        "Divides images after that, one number or one a channel.  [default: what the model was "
+        "calibrated with, else 1]",
+        metavar="R,G,B",
+    )
+    limit: int = option(0, "Use so many examples, spread evenly over the data; 0: all.", min=0)
+    device: str = option("cpu", "Where ONNX Runtime runs the model.", choices=DEVICES)
+    threads: int = option(
+        1,
+        "Threads of ONNX Runtime on the CPU. With one, the number of cores changes no bit.",
+        min=1,
+    )
+
+    def __post_init__(self) -> None:
+        if self.device not in DEVICES:
+            raise OptionError(f"unknown device {self.device!r}: choose one of {', '.join(DEVICES)}")
+        if self.batch_size < 1 or self.threads < 1 or self.side < 0 or self.limit < 0:
+            raise OptionError(
+                "batch size and threads must be at least 1, side and limit at least 0"
+            )
+        if not all(math.isfinite(number) for number in (*self.mean, *self.std)):
+            raise OptionError("mean and std must be finite numbers")
+        if not all(number > 0 for number in self.std):
+            raise OptionError("std must be greater than 0: it divides the images")

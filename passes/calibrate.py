@@ -81,8 +81,19 @@ class Calibrate(ir.passes.InPlacePass):
         """
         self.notes = {}
         unfold = UnfoldBatchNormalization()
+        unfolded = unfold(model).model if self.folded else model
         observe = BatchStatistics()
-        observed = observe(unfold(model).model if self.folded else model).model
+        observed = observe(unfolded).model
+        if self.only is not None:
+            # A layer whose statistics stay as they are must also run with them.
+            folded = {layer.running_mean for layer in unfold.layers}
+            wanted = {
+                layer.node
+                for layer in observe.statistics
+                if self._wants(layer) or layer.running_mean in folded
+            }
+            observe = BatchStatistics(only=wanted)
+            observed = observe(unfolded).model
         convolutions = {layer.running_mean: layer for layer in unfold.layers}
         layers = [
             layer

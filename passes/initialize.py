@@ -31,6 +31,9 @@ META = "onnx_ghn"
 Draw = Callable[[], npt.NDArray[np.float32]]
 """Makes a tensor's values in its logical shape."""
 
+Calibration = Callable[[ir.Model, Report], None]
+"""Sets the running statistics of a complete model and brings its report up to date."""
+
 
 class Initialize(ir.passes.InPlacePass):
     """Set the learnable initializers of a model, each lazily evaluated when it is saved.
@@ -46,7 +49,11 @@ class Initialize(ir.passes.InPlacePass):
     """
 
     def __init__(
-        self, options: InitializeOptions | None = None, *, archive: Archive | None = None
+        self,
+        options: InitializeOptions | None = None,
+        *,
+        archive: Archive | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         """Make the pass.
 
@@ -54,10 +61,13 @@ class Initialize(ir.passes.InPlacePass):
             options: Method, seed and selection; the defaults where None.
             archive: An archive that is loaded already; otherwise `options.hypernet`, or the
                 archive that ships, is loaded when a prediction is needed.
+            calibration: Called once all tensors are set. Where None, running statistics that have
+                no value are estimated from noise, and the others stay.
         """
         self.options = options or InitializeOptions()
         self.report: Report | None = None
         self._archive = archive
+        self._calibration = calibration
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Read, plan, predict and inject.
@@ -73,13 +83,18 @@ class Initialize(ir.passes.InPlacePass):
         report = describe(reading, plan, model.graph.name or "")
         draws = self._draws(reading, plan)
         calibrated = plan.indices(Status.CALIBRATED)
-        modified = self._inject(model, reading, plan, draws, report, cache=bool(calibrated))
+        runs = bool(calibrated) or self._calibration is not None
+        modified = self._inject(model, reading, plan, draws, report, cache=runs)
         predicted = time.perf_counter()
         report.seconds = {"read": read - start, "predict": predicted - read}
-        if calibrated:
+        if self._calibration is not None:
+            self._calibration(model, report)
+        elif calibrated:
             self._calibrate(model, reading, calibrated, report)
+        if runs:
             report.seconds["calibrate"] = time.perf_counter() - predicted
-        self._warn_of_stale_statistics(reading, plan, report)
+        if self._calibration is None:
+            self._warn_of_stale_statistics(reading, plan, report)
         self._record(model, report)
         self.report = report
         model.meta[META] = report

@@ -9,6 +9,8 @@ import onnx_ghn.passes
 
 PUBLIC = [
     "ArchiveError",
+    "DataError",
+    "Evaluation",
     "InitializeOptions",
     "MissingDependencyError",
     "ModelError",
@@ -17,8 +19,11 @@ PUBLIC = [
     "Outcome",
     "OutputError",
     "Report",
+    "RunOptions",
     "Status",
     "UnsupportedOperatorError",
+    "calibrate",
+    "evaluate",
     "initialize",
     "inspect",
 ]

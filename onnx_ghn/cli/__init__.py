@@ -15,8 +15,11 @@ from onnx_ghn.errors import OnnxGhnError
 COMMANDS = {
     "init": "Initialise the weights of a model and write the result.",
     "inspect": "Show what init would do to each tensor, and why. Writes nothing.",
+    "calibrate": "Estimate the running statistics of BatchNormalization from data.",
+    "eval": "Test how well a model classifies labelled data, and how fast.",
     "convert": "Make an archive of a published GHN-2 or GHN-3 checkpoint.",
     "train": "Train a hypernetwork on labelled images.",
+    "doctor": "Check the installation: versions, ONNX Runtime, devices.",
 }
 """Command name to one line of help; the command's module has the same name."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from onnx_ghn.cli import EXIT_FINDING
 from onnx_ghn.cli.options import (
@@ -17,7 +18,10 @@ from onnx_ghn.cli.options import (
     strict_option,
     verbose_option,
 )
-from onnx_ghn.options import InitializeOptions
+from onnx_ghn.options import InitializeOptions, RunOptions
+
+RUN = ("batch_size", "side", "mean", "std", "limit", "device")
+"""Options of `RunOptions` that go with --calibrate."""
 
 
 @click.command("init", epilog="The input is never changed unless --in-place is given.")
@@ -32,16 +36,29 @@ from onnx_ghn.options import InitializeOptions
 @click.option("--in-place", is_flag=True, help="Overwrite the model itself.")
 @click.option("--force", is_flag=True, help="Overwrite an output that exists.")
 @options_of(InitializeOptions)
+@click.option(
+    "--calibrate",
+    "data",
+    type=click.Path(path_type=Path),
+    default=None,
+    metavar="DATA",
+    help="Estimate the running statistics from labelled data: a folder of class/xxx.jpg, or an "
+    ".npz file with x and y.",
+)
+@options_of(RunOptions, only=RUN)
 @format_option
 @strict_option
 @max_bytes_option
 @quiet_option
 @verbose_option
+@click.pass_context
 def command(
+    context: click.Context,
     model: Path,
     output: Path | None,
     in_place: bool,
     force: bool,
+    data: Path | None,
     output_format: str,
     strict: bool,
     max_bytes: int | None,
@@ -58,7 +75,15 @@ def command(
     onnx-ghn init model.onnx
     onnx-ghn init skeleton.onnx -o full.onnx --method ghn --seed 7
     onnx-ghn init model.onnx --missing-only --format json
+    onnx-ghn init model.onnx --calibrate images/
     """
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name in RUN
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
+    if given and data is None:
+        raise click.UsageError(f"{given[0]} goes with --calibrate")
     from onnx_ghn.api import initialize
     from onnx_ghn.cli.display import show, show_warnings
     from onnx_ghn.cli.progress import byte_progress
@@ -69,6 +94,8 @@ def command(
             model,
             output,
             options,
+            data=data,
+            run=collect(RunOptions, values),
             in_place=in_place,
             force=force,
             max_bytes=max_bytes,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,13 +14,35 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Options = TypeVar("Options")
 
 
-def options_of(cls: type) -> Callable[[Command], Command]:
-    """Decorate a command with one option for each field of the dataclass `cls`."""
+class _Numbers(click.ParamType):
+    """Numbers with commas between them."""
+
+    name = "numbers"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a number, nor numbers with commas between them", param)
+
+
+def options_of(cls: type, only: Collection[str] | None = None) -> Callable[[Command], Command]:
+    """Decorate a command with one option for each field of the dataclass `cls`.
+
+    Args:
+        cls: The dataclass.
+        only: Names of the fields that get an option; all where None.
+    """
 
     def decorate(command: Command) -> Command:
         hints = typing.get_type_hints(cls)
         for field in reversed(dataclasses.fields(cls)):
-            command = _option(field, hints[field.name])(command)
+            if only is None or field.name in only:
+                command = _option(field, hints[field.name])(command)
         return command
 
     return decorate
@@ -47,6 +69,8 @@ def _option(field: dataclasses.Field[Any], hint: Any) -> Callable[[Command], Com
         keywords.update(type=float, show_default=True)
     elif hint == tuple[str, ...]:
         keywords["multiple"] = True
+    elif hint == tuple[float, ...]:
+        keywords["type"] = _Numbers()
     elif Path in typing.get_args(hint):
         keywords["type"] = click.Path(path_type=Path)
     return click.option(f"--{field.name.replace('_', '-')}", field.name, **keywords)
@@ -75,4 +99,10 @@ max_bytes_option = click.option(
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 verbose_option = click.option(
     "-v", "--verbose", is_flag=True, help="One line for each tensor, with its reason."
+)
+data_option = click.option(
+    "--data",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Labelled data: a folder of class/xxx.jpg, or an .npz file with x and y.",
 )

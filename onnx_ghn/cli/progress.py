@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes written so far and in all."""
+"""Called with what is done (bytes, examples) and with all of it."""
 
 
 @contextmanager
@@ -41,3 +41,24 @@ def byte_progress(description: str, *, enabled: bool) -> Iterator[Progress | Non
             bar.update(task, completed=done_bytes, total=total_bytes)
 
         yield update
+
+
+@contextmanager
+def example_progress(description: str, *, enabled: bool) -> Iterator[Progress | None]:
+    """A progress bar in examples, yielded as a callback; None where nobody would see it."""
+    if not enabled or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(description, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -8,10 +8,10 @@ from pathlib import Path
 from onnx_ghn.errors import OutputError
 
 
-def default_output(path: str | os.PathLike[str]) -> Path:
-    """`<stem>.init.onnx` beside the model."""
+def default_output(path: str | os.PathLike[str], suffix: str = "init") -> Path:
+    """`<stem>.<suffix>.onnx` beside the model."""
     path = Path(path)
-    return path.with_name(f"{path.stem}.init.onnx")
+    return path.with_name(f"{path.stem}.{suffix}.onnx")
 
 
 def check_output(

@@ -235,7 +235,7 @@ class _Walk:
         parameter = self.parameters[index]
         out, inputs, *kernel = (*parameter.logical_shape, 1)[: max(2, len(parameter.logical_shape))]
         height, width = (*kernel, 1, 1)[:2]
-        dilations = [int(d) for d in node.attributes.get_ints("dilations", [1])]
+        dilations = [int(d) for d in node.attributes.get_ints("dilations", [1])] or [1]
         op = Op.CONV
         if parameter.groups > 1:
             op = Op.DIL_CONV if min(dilations) > 1 else Op.SEP_CONV

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+
+from onnx_ghn.model_io.tensors import holds_bytes
 
 Shape = tuple[int, ...]
 
@@ -41,20 +42,7 @@ def has_value(value: ir.Value) -> bool:
     node = value.producer()
     if node is not None and node.op_type == "Identity" and node.inputs[0] is not None:
         return has_value(node.inputs[0])
-    tensor = root_tensor(value)
-    if isinstance(tensor, ir.ExternalTensor):
-        return Path(tensor.path).exists()
-    if isinstance(tensor, ir.serde.TensorProtoTensor):
-        return _is_filled(tensor)
-    return tensor is not None
-
-
-def _is_filled(tensor: ir.serde.TensorProtoTensor) -> bool:
-    """Whether an inline tensor has its data: onnx-ir reads one that has none as zeros."""
-    proto = tensor.raw
-    return tensor.size == 0 or any(
-        field.name == "raw_data" or field.name.endswith("_data") for field, _ in proto.ListFields()
-    )
+    return holds_bytes(root_tensor(value))
 
 
 class Constants:
@@ -167,7 +155,10 @@ def _transpose_shape(known: Constants, node: ir.Node) -> Shape | None:
     shape = _same_shape(known, node)
     if shape is None:
         return None
-    return tuple(shape[axis] for axis in permutation(node, len(shape)))
+    order = permutation(node, len(shape))
+    if sorted(order) != list(range(len(shape))):
+        return None  # an invalid permutation, which only a damaged file has
+    return tuple(shape[axis] for axis in order)
 
 
 def _reshape_shape(known: Constants, node: ir.Node) -> Shape | None:

@@ -19,7 +19,7 @@ from onnx_ghn.read import slots
 from onnx_ghn.read.bodies import bodies, is_same, values
 from onnx_ghn.read.constants import Constants, Shape, root_tensor
 from onnx_ghn.read.parameter import Site
-from onnx_ghn.read.weight_inputs import feeds_slot, weight_inputs
+from onnx_ghn.read.weight_inputs import feeds_slot, scales_norm, weight_inputs
 
 FLOATS = slots.FLOAT_TYPES
 
@@ -222,6 +222,8 @@ class DataFlow:
                 self._open(body)
                 self._walk(body)
             self.nodes.append(node)
+            for output in node.outputs:
+                self.constants.shape(output)  # in node order, so that no chain is followed deep
             if node.op_type in ("If", "Loop", "Scan") and node.domain == "":
                 for output in node.outputs:
                     self._kinds[output] = Kind.DATA
@@ -290,7 +292,9 @@ class DataFlow:
 
     def _generated(self, node: ir.Node) -> Kind:
         output = node.outputs[0]
-        if self.shape(output) is None or not feeds_slot(self, output):
+        if self.shape(output) is None or not (
+            feeds_slot(self, output) or scales_norm(self, output)
+        ):
             return Kind.CONST
         self._root(output)
         return Kind.PARAM

@@ -207,7 +207,10 @@ def _is_batch_axis(flow: DataFlow, data: ir.Value | None, shape: Shape) -> bool:
 
 
 def _is_mixed(flow: DataFlow, use: Use) -> bool:
-    """X * m + y * (1 - m): two scales of one shape whose products are added."""
+    """Two scales of one shape whose products are added: x * m + y * n, n perhaps 1 - m, folded.
+
+    Where the graph itself computes 1 - m, both factors come from one tensor, which is learned.
+    """
     for after in ahead(flow, use.node.outputs[0]):
         if after.op_type != "Add" or len(after.inputs) != 2:
             continue
@@ -215,7 +218,13 @@ def _is_mixed(flow: DataFlow, use: Use) -> bool:
             node = behind(flow, value)
             if node is None or node is use.node or node.op_type != "Mul":
                 continue
-            factors = [v for v in node.inputs if flow.is_param(v) and not flow.is_signal(v)]
+            factors = [
+                v
+                for v in node.inputs
+                if flow.is_param(v)
+                and not flow.is_signal(v)
+                and all(origin.root is not use.origin.root for origin in flow.origins(v))
+            ]
             if any(flow.shape(factor) == use.shape for factor in factors):
                 return True
     return False

@@ -34,6 +34,25 @@ def feeds_slot(flow: DataFlow, value: ir.Value, depth: int = 0) -> bool:
     return False
 
 
+def scales_norm(flow: DataFlow, value: ir.Value, depth: int = 0) -> bool:
+    """Whether a value is the scale or shift that Caffe's exporters put after a BatchNormalization.
+
+    Those are Mul and Add nodes of their own, which take the vector through an Unsqueeze.
+    """
+    for site in flow.uses(value):
+        node = site.node
+        if site.index == 0 and depth < 8 and node.op_type in slots.REARRANGING:
+            if scales_norm(flow, node.outputs[0], depth + 1):
+                return True
+        elif node.op_type in ("Mul", "Add") and len(node.inputs) == 2:
+            before = flow.producer(node.inputs[1 - site.index])
+            if node.op_type == "Add" and before is not None and before.op_type == "Mul":
+                before = flow.producer(before.inputs[0])
+            if before is not None and before.op_type == "BatchNormalization":
+                return True
+    return False
+
+
 def weight_inputs(flow: DataFlow, graph: ir.Graph) -> list[ir.Value]:
     """The inputs of `graph` that are weights."""
     free = [

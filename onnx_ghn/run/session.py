@@ -142,6 +142,15 @@ def open_session(
     return _load(runtime, source, provider, threads)
 
 
+def available_providers() -> tuple[str, ...]:
+    """The providers that the installed ONNX Runtime was built with; whether they start is open.
+
+    Raises:
+        MissingDependencyError: ONNX Runtime is not installed.
+    """
+    return tuple(_import_runtime(PROVIDERS["cpu"]).get_available_providers())
+
+
 def _import_runtime(provider: str) -> ModuleType:
     """The onnxruntime module, after a check that it holds the provider."""
     try:

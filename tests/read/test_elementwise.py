@@ -17,6 +17,7 @@ CASES = [
     ("s = Mul (x, p) y = Add (s, q)", "norm_scale", True),
     ("s = Mul (x, p) e = Exp (s) y = Mul (x, e)", "constant", False),
     ("a = Mul (x, p) b = Mul (h, q) y = Add (a, b)", "constant", False),
+    ("a = Mul (x, p) n = Sub (one, p) b = Mul (h, n) y = Add (a, b)", "layer_scale", True),
     ("e = Exp (p) y = Mul (x, e)", "logit_scale", True),
     ("e = Sigmoid (p) y = Mul (x, e)", "other", True),
     ("e = Neg (x) y = Max (e, p)", "constant", False),

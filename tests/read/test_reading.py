@@ -10,6 +10,7 @@ import pytest
 
 from onnx_ghn.read import reading as reading_module
 from onnx_ghn.read.graph import ATTRIBUTES, Op
+from onnx_ghn.read.parameter import Role
 from onnx_ghn.read.reading import read_model
 
 LIGHT = {
@@ -154,3 +155,36 @@ def test_one_scale_in_several_norms_is_reported(parse):
     )
     assert len(read.warnings) == 1
     assert "'s'" in read.warnings[0]
+
+
+def test_a_long_chain_without_declared_shapes_is_followed():
+    chain = " ".join(f"v{i + 1} = Relu (v{i})" for i in range(1500))
+    model = ir.from_onnx_text(
+        '<ir_version: 8, opset_import: ["" : 17]>'
+        f"g (float[2, 4] v0) => (float[2, 4] y) <float[4, 4] w = {{{', '.join(['1'] * 16)}}}>"
+        f"{{ {chain} y = MatMul (v1500, w) }}"
+    )
+    reading = read_model(model)
+    assert [str(parameter.role) for parameter in reading.parameters] == ["linear"]
+
+
+def test_scales_after_a_norm_that_a_constant_of_shape_gives_are_parameters():
+    model = ir.from_onnx_text(
+        """
+        <ir_version: 8, opset_import: ["" : 9]>
+        g (float[1, 4, 8, 8] x, float[4] s, float[4] b, float[4] m, float[4] v)
+          => (float[1, 4, 8, 8] y) <int64[1] shape = {4}>
+        {
+          n = BatchNormalization (x, s, b, m, v)
+          scale = ConstantOfShape (shape)
+          scale3 = Unsqueeze <axes = [1, 2]> (scale)
+          shift = ConstantOfShape (shape)
+          shift3 = Unsqueeze <axes = [1, 2]> (shift)
+          scaled = Mul (n, scale3)
+          y = Add (scaled, shift3)
+        }
+        """
+    )
+    found = {parameter.name: parameter for parameter in read_model(model).parameters}
+    assert (found["scale"].role, found["scale"].learnable) == (Role.NORM_SCALE, True)
+    assert (found["shift"].role, found["shift"].learnable) == (Role.NORM_SHIFT, True)

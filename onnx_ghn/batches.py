@@ -1,0 +1,309 @@
+"""Labelled data as batches in the form that a model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnx_ghn.data import Data, DataError, Labels, Source, load_data
+from onnx_ghn.errors import MissingDependencyError, OptionError
+from onnx_ghn.input_form import InputForm, input_form
+from onnx_ghn.model_io.provenance import PREFIX
+from onnx_ghn.options import RunOptions
+from onnx_ghn.random_stream import RandomStream
+
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in a grey value (ITU-R BT.601)."""
+
+Feeds = dict[str, npt.NDArray[Any]]
+Progress = Callable[[int, int], None]
+"""Called with the examples that are done and all of them."""
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What happens to images in [0, 1].
+
+    Attributes:
+        mean: Subtracted; one number, one a channel, or none.
+        std: Divides afterwards; likewise.
+        source: Where the numbers come from, for people.
+    """
+
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    source: str = "none given"
+
+    def fits(self, channels: int) -> bool:
+        """Whether the numbers suit images of so many channels."""
+        return all(len(numbers) in (0, 1, channels) for numbers in (self.mean, self.std))
+
+    def record(self, model: ir.Model) -> None:
+        """Write it into the model's metadata, where `recorded_normalisation` finds it."""
+        for key, numbers in (("mean", self.mean), ("std", self.std)):
+            model.metadata_props[f"{PREFIX}input_{key}"] = ",".join(map(repr, numbers))
+
+
+def recorded_normalisation(model: ir.Model) -> Normalisation | None:
+    """The normalisation with which the model was calibrated, if its metadata tells."""
+    try:
+        mean, std = (
+            tuple(float(part) for part in model.metadata_props[f"{PREFIX}input_{key}"].split(","))
+            for key in ("mean", "std")
+        )
+    except (KeyError, ValueError):
+        return None
+    return Normalisation(mean, std, "as the model was calibrated")
+
+
+class Batches:
+    """Labelled data, shuffled, batch by batch in a model's form. Can be iterated again and again.
+
+    The order of the examples depends on the seed alone. It is shuffled because the batches of
+    data that is sorted by class would have the statistics of single classes.
+
+    Iterating gives what has to be fed; `labelled` gives the labels too.
+
+    Attributes:
+        data: The examples.
+        form: What the model takes.
+        size: Examples of a batch. The last batch of a model that takes any number may be smaller;
+            that of another is filled up with the first examples.
+        normalisation: What is done to images.
+        warnings: What the user should know; each one sentence.
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        form: InputForm,
+        options: RunOptions | None = None,
+        *,
+        seed: int = 0,
+        normalisation: Normalisation | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Check that the data suits the model.
+
+        Args:
+            data: The examples.
+            form: What the model takes.
+            options: Size of batches and images, normalisation, limit.
+            seed: Seed of the order.
+            normalisation: Used where the options name none and it suits the images.
+            progress: Called after each batch.
+
+        Raises:
+            DataError: The examples can't be brought into the form.
+            OptionError: The options contradict the model or the data.
+        """
+        options = options or RunOptions()
+        self.data = data
+        self.form = form
+        self.size = form.batch or options.batch_size
+        self.warnings: list[str] = []
+        self._progress = progress
+        self._image: tuple[int, int, int] | None = None
+        self.normalisation = Normalisation(source="the data is used as it is")
+        if data.is_image:
+            self._image = _image_shape(data, form, options)
+            self.normalisation = _normalisation(form, options, normalisation, self._image[2])
+        else:
+            _check_ready(data, form, options)
+        if form.batch and options.batch_size not in (form.batch, RunOptions().batch_size):
+            raise OptionError(
+                f"the model takes batches of {form.batch}, not {options.batch_size}: export it "
+                "with a dynamic batch axis, or leave the batch size out"
+            )
+        chosen = np.arange(len(data))
+        if 0 < options.limit < len(data):
+            chosen = np.linspace(0, len(data) - 1, options.limit).round().astype(np.int64)
+        self._order = chosen[RandomStream(seed, "order of the examples").permutation(len(chosen))]
+
+    @property
+    def examples(self) -> int:
+        """Number of examples that are used."""
+        return len(self._order)
+
+    def __iter__(self) -> Iterator[Feeds]:
+        """What has to be fed, batch by batch."""
+        return (feeds for feeds, _ in self.labelled())
+
+    def labelled(self) -> Iterator[tuple[Feeds, Labels]]:
+        """What has to be fed and the labels, which are fewer where a batch was filled up."""
+        for start in range(0, self.examples, self.size):
+            indices = self._order[start : start + self.size]
+            labels = self.data.y[indices]
+            if self.form.batch and len(indices) < self.size:
+                indices = np.concatenate([indices, np.resize(self._order, self.size - len(labels))])
+            yield {self.form.name: self._prepared(self.data.x[indices])}, labels
+            if self._progress is not None:
+                self._progress(start + len(labels), self.examples)
+
+    def to_json(self) -> dict[str, Any]:
+        """What was chosen: the entry under `input` in a report."""
+        example = self._prepared(self.data.x[self._order[:1]]).shape[1:]
+        return {
+            "data": self.data.source,
+            "examples": self.examples,
+            "classes": len(self.data.classes),
+            "name": self.form.name,
+            "dtype": self.form.dtype.name,
+            "layout": self.form.layout,
+            "shape": list(example),
+            "batch_size": self.size,
+            "resized": self._image is not None and self._image[:2] != self.data.x.shape[1:3],
+            "mean": list(self.normalisation.mean),
+            "std": list(self.normalisation.std),
+            "normalisation": self.normalisation.source,
+        }
+
+    def _prepared(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Examples in the form that the model takes."""
+        if self._image is None:
+            return np.ascontiguousarray(x, self.form.dtype)
+        rows, columns, channels = self._image
+        x = _with_channels(_resized(x, rows, columns), channels)
+        if self.form.dtype.kind == "f":
+            x = x.astype(np.float32) / 255
+            if self.normalisation.mean:
+                x = x - np.array(self.normalisation.mean, np.float32)
+            if self.normalisation.std:
+                x = x / np.array(self.normalisation.std, np.float32)
+        if self.form.layout == "NCHW":
+            x = x.transpose(0, 3, 1, 2)
+        return np.ascontiguousarray(x, self.form.dtype)
+
+
+def make_batches(
+    source: Source,
+    model: ir.Model,
+    options: RunOptions | None = None,
+    *,
+    seed: int = 0,
+    normalisation: Normalisation | None = None,
+    progress: Progress | None = None,
+) -> Batches:
+    """Read labelled data for a model.
+
+    Args:
+        source: A folder of `class/xxx.jpg`, an `.npz` file, or an iterable of (x, y).
+        model: The model that will run; weights are not looked at.
+        options: Size of batches and images, normalisation, limit.
+        seed: Seed of the order.
+        normalisation: Used where neither the options nor the model's metadata name one.
+        progress: Called after each batch.
+
+    Raises:
+        DataError: The data can't be read, or does not suit the model.
+        ModelError: The model takes no labelled images.
+        OptionError: The options contradict the model or the data.
+    """
+    options = options or RunOptions()
+    form = input_form(model)
+    side = max((size for size in form.size if size is not None), default=options.side)
+    data = load_data(source, side=side or None)
+    known = recorded_normalisation(model) or normalisation
+    return Batches(data, form, options, seed=seed, normalisation=known, progress=progress)
+
+
+def _image_shape(data: Data, form: InputForm, options: RunOptions) -> tuple[int, int, int]:
+    """Rows, columns and channels to bring images to."""
+    if not form.layout:
+        raise DataError(
+            f"{data.source}: holds images, and input {form.name!r} of the model has "
+            f"{len(form.shape)} axes: save x as float32 in the shape that the model takes"
+        )
+    if form.dtype.kind != "f" and form.dtype != np.uint8:
+        raise DataError(f"{data.source}: input {form.name!r} takes {form.dtype}, which no image is")
+    for size in form.size:
+        if size is not None and options.side not in (0, size):
+            raise OptionError(f"the model takes images of side {size}, not {options.side}")
+    given = data.x.shape[1:]
+    rows, columns = (
+        declared or options.side or own for declared, own in zip(form.size, given[:2], strict=True)
+    )
+    channels = form.channels or given[2]
+    if channels != given[2] and (given[2], channels) not in ((1, 3), (3, 1), (4, 3)):
+        raise DataError(
+            f"{data.source}: images of {given[2]} channels, and input {form.name!r} of the model "
+            f"takes {channels}"
+        )
+    return rows, columns, channels
+
+
+def _normalisation(
+    form: InputForm, options: RunOptions, known: Normalisation | None, channels: int
+) -> Normalisation:
+    if form.dtype.kind != "f":
+        if options.mean or options.std:
+            raise OptionError(f"input {form.name!r} takes bytes: mean and std have no place")
+        return Normalisation(source="the model takes bytes")
+    if options.mean or options.std:
+        chosen = Normalisation(options.mean, options.std, "as asked for")
+        if not chosen.fits(channels):
+            raise OptionError(
+                f"mean and std need one number, or one for each of {channels} channels"
+            )
+        return chosen
+    return known if known is not None and known.fits(channels) else Normalisation()
+
+
+def _check_ready(data: Data, form: InputForm, options: RunOptions) -> None:
+    """Check that float data has the shape that the model takes."""
+    if options.mean or options.std or options.side:
+        raise OptionError(
+            f"{data.source}: x is float32, which is used as it is: mean, std and side are for "
+            "uint8 images"
+        )
+    given = data.x.shape[1:]
+    wanted = form.shape[1:]
+    fits = len(given) == len(wanted) and all(
+        size in (None, own) for size, own in zip(wanted, given, strict=True)
+    )
+    if not fits or form.dtype.kind != "f":
+        declared = " x ".join("any" if size is None else str(size) for size in wanted)
+        raise DataError(
+            f"{data.source}: x is float32 of shape {' x '.join(map(str, given))} an example, and "
+            f"input {form.name!r} of the model takes {form.dtype} of {declared}"
+        )
+
+
+def _resized(x: npt.NDArray[Any], rows: int, columns: int) -> npt.NDArray[Any]:
+    """uint8 [n, H, W, C] at another size, bilinear, averaged where it shrinks."""
+    if x.shape[1:3] == (rows, columns):
+        return x
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingDependencyError(
+            "resizing images needs Pillow: pip install 'onnx-ghn[train]'"
+        ) from error
+    grey = x.shape[3] == 1
+    resized = [
+        np.asarray(
+            Image.fromarray(image[..., 0] if grey else image).resize(
+                (columns, rows), Image.Resampling.BILINEAR
+            )
+        )
+        for image in x
+    ]
+    return np.stack(resized).reshape(len(x), rows, columns, x.shape[3])
+
+
+def _with_channels(x: npt.NDArray[Any], channels: int) -> npt.NDArray[Any]:
+    """uint8 [n, H, W, C] with another number of channels."""
+    own = x.shape[3]
+    if own == channels:
+        return x
+    if own == 1:
+        return np.repeat(x, channels, axis=3)
+    if channels == 1:
+        grey = (x[..., :3] @ np.array(LUMA)).round().astype(np.uint8)
+        return np.asarray(grey[..., None])
+    return np.asarray(x[..., :channels])  # without the alpha channel
