@@ -24,7 +24,11 @@ setup(
         "onnx_ghn.passes",
     ],
     package_dir={"onnx_ghn": "onnx_ghn", "onnx_ghn.passes": "passes"},
-    package_data={"onnx_ghn": ["py.typed"], "onnx_ghn.hypernet": ["weights/*"]},
+    package_data={
+        "onnx_ghn": ["py.typed"],
+        "onnx_ghn.architectures": ["splits.json"],
+        "onnx_ghn.hypernet": ["weights/*"],
+    },
     install_requires=[
         "onnx>=1.21",
         "onnx-ir>=1.0",
@@ -41,7 +45,15 @@ setup(
         "gpu": RUNTIME_GPU,
         "train": TRAIN,
         "hub": ["huggingface_hub>=0.25"],
-        "dev": [*RUNTIME_CPU, *TRAIN, "hypothesis>=6.100", "mypy>=1.15", "pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9"],
+        "dev": [
+            *RUNTIME_CPU,
+            *TRAIN,
+            "hypothesis>=6.100",
+            "mypy>=1.15",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff>=0.9",
+        ],
     },
     entry_points={"console_scripts": ["onnx-ghn = onnx_ghn.cli:main"]},
     classifiers=[

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,7 +76,7 @@ def initialize(
     parsed = time.perf_counter()
     calibration = None
     if data is not None:
-        calibration = _calibration(loaded, data, options, run or RunOptions())
+        calibration = partial(_calibrate_fresh, data, options, run or RunOptions())
     initialise = Initialize(options, calibration=calibration)
     initialise(loaded)
     report = initialise.report
@@ -237,6 +238,7 @@ def evaluate(
         tested = result.model
         if not result.modified:
             warnings.append("no BatchNormalization: batch statistics make no difference")
+        warnings += batches.warnings_of_statistics()
         warnings += [f"{name} keeps its statistics: {why}" for name, why in rewrite.hidden.items()]
     else:
         warnings += _warnings_of_training_mode(complete)
@@ -246,25 +248,20 @@ def evaluate(
     )
     evaluation.model = str(model) if source is not None else evaluation.model
     evaluation.initialized = report.count(Status.PREDICTED) + report.count(Status.FALLBACK)
-    evaluation.warnings = warnings + evaluation.warnings
+    evaluation.warnings = warnings
     return evaluation
 
 
-def _calibration(
-    model: ir.Model, data: Source, options: InitializeOptions, run: RunOptions
-) -> Callable[[ir.Model, Report], None]:
-    """What `Initialize` calls in the end: calibration from data that is checked already."""
+def _calibrate_fresh(
+    data: Source, options: InitializeOptions, run: RunOptions, model: ir.Model, report: Report
+) -> None:
+    """Calibrate a model that was just initialised."""
     from onnx_ghn.calibration import calibrate_from_data
 
     batches = _batches(model, data, run, options.seed, _archive_normalisation(options))
-
-    def calibration(complete: ir.Model, report: Report) -> None:
-        kept = any(
-            outcome.learnable and outcome.status is Status.KEPT for outcome in report.outcomes
-        )
-        calibrate_from_data(complete, batches, run, report, folded=not kept)
-
-    return calibration
+    # Scaling a Conv that was kept would undo its training.
+    kept = any(outcome.learnable and outcome.status is Status.KEPT for outcome in report.outcomes)
+    calibrate_from_data(model, batches, run, report, folded=not kept)
 
 
 def _batches(
@@ -320,7 +317,7 @@ def _warnings_of_training_mode(model: ir.Model) -> list[str]:
     training = [
         node
         for node in model.graph.all_nodes()
-        if node.op_type == "BatchNormalization" and node.attributes.get_int("training_mode", 0)
+        if node.op_type == "BatchNormalization" and node.attributes.get_int("training_mode", 0) == 1
     ]
     if not training:
         return []

@@ -13,12 +13,18 @@ import onnx_ir as ir
 from onnx_ghn.data import Data, DataError, Labels, Source, load_data
 from onnx_ghn.errors import MissingDependencyError, OptionError
 from onnx_ghn.input_form import InputForm, input_form
-from onnx_ghn.model_io.provenance import PREFIX
 from onnx_ghn.options import RunOptions
 from onnx_ghn.random_stream import RandomStream
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a grey value (ITU-R BT.601)."""
+
+FEW = 8
+"""A batch of fewer examples has statistics of its own."""
+
+METADATA = "onnx_ghn_input."
+"""Start of the metadata keys that say how images are normalised. No provenance: unlike where
+weights come from, it stays true when they are initialised or trained anew."""
 
 Feeds = dict[str, npt.NDArray[Any]]
 Progress = Callable[[int, int], None]
@@ -43,19 +49,12 @@ class Normalisation:
         """Whether the numbers suit images of so many channels."""
         return all(len(numbers) in (0, 1, channels) for numbers in (self.mean, self.std))
 
-    def record(self, model: ir.Model) -> None:
-        """Write it into the model's metadata, where `recorded_normalisation` finds it."""
-        for key, numbers in (("mean", self.mean), ("std", self.std)):
-            model.metadata_props[f"{PREFIX}input_{key}"] = ",".join(map(repr, numbers))
-
 
 def recorded_normalisation(model: ir.Model) -> Normalisation | None:
     """The normalisation with which the model was calibrated, if its metadata tells."""
     try:
-        mean, std = (
-            tuple(float(part) for part in model.metadata_props[f"{PREFIX}input_{key}"].split(","))
-            for key in ("mean", "std")
-        )
+        texts = [model.metadata_props[f"{METADATA}{key}"] for key in ("mean", "std")]
+        mean, std = (tuple(float(part) for part in text.split(",") if part) for text in texts)
     except (KeyError, ValueError):
         return None
     return Normalisation(mean, std, "as the model was calibrated")
@@ -75,7 +74,6 @@ class Batches:
         size: Examples of a batch. The last batch of a model that takes any number may be smaller;
             that of another is filled up with the first examples.
         normalisation: What is done to images.
-        warnings: What the user should know; each one sentence.
     """
 
     def __init__(
@@ -106,7 +104,6 @@ class Batches:
         self.data = data
         self.form = form
         self.size = form.batch or options.batch_size
-        self.warnings: list[str] = []
         self._progress = progress
         self._image: tuple[int, int, int] | None = None
         self.normalisation = Normalisation(source="the data is used as it is")
@@ -144,6 +141,24 @@ class Batches:
             yield {self.form.name: self._prepared(self.data.x[indices])}, labels
             if self._progress is not None:
                 self._progress(start + len(labels), self.examples)
+
+    def warnings_of_statistics(self) -> list[str]:
+        """What the user should know where statistics are taken of each batch."""
+        if self.form.batch is None or self.form.batch >= FEW:
+            return []
+        return [
+            f"the model takes batches of {self.form.batch}: statistics of so few examples are "
+            "poor; export it with a dynamic batch axis"
+        ]
+
+    def record_normalisation(self, model: ir.Model) -> None:
+        """Write into the model's metadata how its images are to be normalised."""
+        if self._image is not None and self.form.dtype.kind == "f":
+            for key, numbers in (
+                ("mean", self.normalisation.mean),
+                ("std", self.normalisation.std),
+            ):
+                model.metadata_props[f"{METADATA}{key}"] = ",".join(map(repr, numbers))
 
     def to_json(self) -> dict[str, Any]:
         """What was chosen: the entry under `input` in a report."""

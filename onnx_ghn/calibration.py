@@ -61,7 +61,7 @@ def calibrate_from_noise(
 def calibrate_from_data(
     model: ir.Model, batches: Batches, options: RunOptions, report: Report, *, folded: bool
 ) -> None:
-    """Set running statistics from data, and record in the model how its images were normalised.
+    """Set running statistics from data, and record in the model how its images are normalised.
 
     Args:
         model: Changed in place; every tensor has a value.
@@ -72,9 +72,8 @@ def calibrate_from_data(
     """
     calibrate = Calibrate(batches, folded=folded, device=options.device, threads=options.threads)
     calibrate(model)
-    if batches.data.is_image and batches.form.dtype.kind == "f":
-        batches.normalisation.record(model)
-    report.warnings += batches.warnings
+    batches.record_normalisation(model)
+    report.warnings += batches.warnings_of_statistics()
     _update(report, calibrate.notes, "data")
 
 

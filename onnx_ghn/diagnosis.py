@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,7 @@ def diagnose() -> Diagnosis:
             diagnosis.checks.append(Check(RUNTIME, False, f"is broken ({error}): {repair}"))
         for device, provider in PROVIDERS.items():
             if provider in diagnosis.providers:
-                diagnosis.checks.append(_attempt(provider, lambda device=device: _run(device)))
+                diagnosis.checks.append(_attempt(provider, partial(_run, device)))
     diagnosis.checks.append(_attempt("archive", _archive))
     return diagnosis
 

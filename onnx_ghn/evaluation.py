@@ -141,7 +141,6 @@ def run_evaluation(
         provider=session.provider,
         threads=threads,
         input=batches.to_json(),
-        warnings=list(batches.warnings),
     )
 
 

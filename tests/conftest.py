@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import os
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -35,3 +42,66 @@ def parity() -> Path:
 def light() -> Path:
     """The folder of weightless real networks that the onnx package ships."""
     return LIGHT
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with scikit-learn's digits, 8 x 8 grey: train.npz and test.npz."""
+    datasets = pytest.importorskip("sklearn.datasets")
+    folder = tmp_path_factory.mktemp("digits")
+    bunch = datasets.load_digits()
+    x = (bunch.images[..., None] * (255 / 16)).astype(np.uint8)
+    for name, part in (("train", slice(0, 1437)), ("test", slice(1437, None))):
+        np.savez(folder / f"{name}.npz", x=x[part], y=bunch.target[part])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(digits: Path) -> Any:
+    """A small convolutional network in torch, trained on the digits for two epochs."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        *(nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU()),
+        *(nn.Conv2d(8, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)),
+    )
+    with np.load(digits / "train.npz") as data:
+        x = torch.tensor(data["x"]).permute(0, 3, 1, 2).float() / 255
+        y = torch.tensor(data["y"])
+    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+    for _ in range(2):
+        for chosen in torch.randperm(len(y)).split(64):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(x[chosen]), y[chosen]).backward()
+            optimizer.step()
+    return network.eval()
+
+
+@pytest.fixture(scope="session")
+def export() -> Callable[..., ir.Model]:
+    """Export a network for digits: `export(network, training=False, folded=False, batch=None)`."""
+    import torch
+
+    def export(
+        network: Any, *, training: bool = False, folded: bool = False, batch: int | None = None
+    ) -> ir.Model:
+        modes = torch.onnx.TrainingMode
+        mode = modes.TRAINING if training else modes.EVAL if folded else modes.PRESERVE
+        buffer = io.BytesIO()
+        with warnings.catch_warnings(action="ignore"):
+            torch.onnx.export(
+                copy.deepcopy(network).train(training),  # tracing moves running statistics
+                (torch.randn(batch or 2, 1, 8, 8),),
+                buffer,
+                dynamo=False,
+                training=mode,
+                do_constant_folding=folded,
+                input_names=["x"],
+                dynamic_axes=None if batch else {"x": {0: "N"}},
+            )
+        return ir.from_proto(onnx.load_from_string(buffer.getvalue()))
+
+    return export

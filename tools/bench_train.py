@@ -53,9 +53,7 @@ def _measure(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
         evaluate_examples=64,
     )
     budget = Budget(minutes=arguments.seconds / 60)
-    setup = new_run(
-        folder / "data.npz", folder / "run", budget, options, device=arguments.device
-    )
+    setup = new_run(folder / "data.npz", folder / "run", budget, options, device=arguments.device)
     start = time.perf_counter()
     monitor = train(setup, lambda progress, measured: None, processes=arguments.processes)
     assert monitor is not None

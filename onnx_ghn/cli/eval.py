@@ -15,7 +15,6 @@ from onnx_ghn.cli.options import (
     format_option,
     max_bytes_option,
     options_of,
-    quiet_option,
     strict_option,
 )
 from onnx_ghn.options import InitializeOptions, RunOptions
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 @format_option
 @strict_option
 @max_bytes_option
-@quiet_option
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no warnings.")
 def command(
     model: Path,
     data: Path,

@@ -56,8 +56,7 @@ MOST_PROCESSES = 8
 @click.option(
     "--ledger",
     type=click.Path(path_type=Path),
-    help="File to which a line on this run's cost is appended.  [default: training/ledger.jsonl "
-    "if there is one, else OUT/ledger.jsonl]",
+    help="File to which a line on this run's cost is appended.  [default: OUT/ledger.jsonl]",
 )
 @quiet_option
 @click.pass_context

@@ -13,6 +13,7 @@ from onnx_ghn.train.loop import make_monitor, make_worker, saved_at_the_end
 from onnx_ghn.train.metrics import Metrics
 from onnx_ghn.train.monitor import Monitor, Show
 from onnx_ghn.train.setup import Setup
+from onnx_ghn.train.worker import Worker
 
 
 def train_synchronously(setup: Setup, show: Show) -> Monitor | None:
@@ -51,10 +52,8 @@ def _train(setup: Setup, show: Show) -> Monitor | None:
     return monitor
 
 
-def _follow(setup: Setup, worker: object) -> None:
-    from onnx_ghn.train.worker import Worker
-
-    assert isinstance(worker, Worker)
+def _follow(setup: Setup, worker: Worker) -> None:
+    """Work on every update that rank 0 announces."""
     step = setup.run.before.updates
     while (progress := _agree(0.0, setup.device)) < 1.0:
         worker.update(step, progress)

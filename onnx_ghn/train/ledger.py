@@ -12,9 +12,6 @@ import torch
 
 from onnx_ghn.train.monitor import Monitor, Run
 
-CHECKOUT = Path("training") / "ledger.jsonl"
-"""The project's own ledger, where a run is started in a checkout."""
-
 
 def append_to_ledger(run: Run, monitor: Monitor, device: str, path: Path | None = None) -> None:
     """Append what this run cost since it was started or resumed, and what it reached.
@@ -23,7 +20,7 @@ def append_to_ledger(run: Run, monitor: Monitor, device: str, path: Path | None 
         run: The run.
         monitor: Its monitor, after the end.
         device: Where it ran.
-        path: The ledger; `CHECKOUT` if there is one and the run's own folder otherwise.
+        path: The ledger; `ledger.jsonl` in the run's own folder where None.
     """
     counters, before = monitor.counters, run.before
     record: dict[str, Any] = {
@@ -41,7 +38,7 @@ def append_to_ledger(run: Run, monitor: Monitor, device: str, path: Path | None 
         "val": {k: v for k, v in monitor.held_out.items() if k != "families"},
     }
     if path is None:
-        path = CHECKOUT if CHECKOUT.exists() else run.paths.folder / "ledger.jsonl"
+        path = run.paths.folder / "ledger.jsonl"
     with path.open("a") as file:
         file.write(json.dumps(record) + "\n")
 
