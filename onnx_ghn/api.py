@@ -240,8 +240,7 @@ def evaluate(
             warnings.append("no BatchNormalization: batch statistics make no difference")
         warnings += batches.warnings_of_statistics()
         warnings += [f"{name} keeps its statistics: {why}" for name, why in rewrite.hidden.items()]
-    else:
-        warnings += _warnings_of_training_mode(complete)
+    warnings += _warnings_of_training_mode(complete, batch_statistics=batch_statistics)
     session = open_session(tested, device=options.device, threads=options.threads)
     evaluation = run_evaluation(
         session, complete, batches, batch_statistics=batch_statistics, threads=options.threads
@@ -312,19 +311,34 @@ def _warnings_of_missing(report: Report) -> list[str]:
     return warnings
 
 
-def _warnings_of_training_mode(model: ir.Model) -> list[str]:
+def _warnings_of_training_mode(model: ir.Model, *, batch_statistics: bool) -> list[str]:
     """That layers behave as in training, which the file asks for."""
-    training = [
+    warnings = []
+    nodes = list(model.graph.all_nodes())
+    norms = [
         node
-        for node in model.graph.all_nodes()
+        for node in nodes
         if node.op_type == "BatchNormalization" and node.attributes.get_int("training_mode", 0) == 1
     ]
-    if not training:
-        return []
-    return [
-        f"{len(training)} BatchNormalization nodes are exported in training mode: they use the "
-        "statistics of the batch, not the stored ones"
-    ]
+    if norms and not batch_statistics:
+        warnings.append(
+            f"{len(norms)} BatchNormalization nodes are exported in training mode: they use the "
+            "statistics of the batch, not the stored ones"
+        )
+    dropouts = [node for node in nodes if node.op_type == "Dropout" and _drops(node)]
+    if dropouts:
+        warnings.append(
+            f"{len(dropouts)} Dropout nodes are exported in training mode: they drop at random, "
+            "and the result is not that of the network in use"
+        )
+    return warnings
+
+
+def _drops(node: ir.Node) -> bool:
+    """Whether a Dropout is told to drop."""
+    flag = node.inputs[2] if len(node.inputs) > 2 else None
+    tensor = None if flag is None else ir.convenience.get_const_tensor(flag)
+    return tensor is not None and bool(tensor.numpy().any())
 
 
 def _load(model: ModelLike, max_bytes: int | None) -> tuple[Path | None, ir.Model]:

@@ -43,7 +43,7 @@ class Normalisation:
 
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    source: str = "none given"
+    source: str = "as none was given"
 
     def fits(self, channels: int) -> bool:
         """Whether the numbers suit images of so many channels."""

@@ -73,6 +73,7 @@ def calibrate_from_data(
     calibrate = Calibrate(batches, folded=folded, device=options.device, threads=options.threads)
     calibrate(model)
     batches.record_normalisation(model)
+    report.data = batches.to_json()
     report.warnings += batches.warnings_of_statistics()
     _update(report, calibrate.notes, "data")
 

@@ -92,6 +92,7 @@ class Report:
         decision: Which method was used and why, with the archive's identity.
         warnings: What the user should know; each one sentence.
         changes: What was changed besides values (nodes replaced, IR version raised).
+        data: What calibration fed the model; empty where there was no data.
         seconds: Wall time of the stages, for display only; not part of the JSON object.
     """
 
@@ -101,6 +102,7 @@ class Report:
     decision: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
+    data: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def count(self, status: Status) -> int:
@@ -128,7 +130,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of `inspect --format json` and `init --format json`."""
-        return {
+        report = {
             "format": FORMAT,
             "model": self.model,
             "nodes": [node.to_json() for node in self.nodes],
@@ -138,3 +140,6 @@ class Report:
             "warnings": self.warnings,
             "changes": self.changes,
         }
+        if self.data:
+            report["data"] = self.data
+        return report

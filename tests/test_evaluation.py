@@ -74,6 +74,16 @@ def test_training_mode_is_told(trained, digits, export):
     assert len(warnings) == 1 and "2 BatchNormalization nodes" in warnings[0]
 
 
+def test_dropout_in_training_mode_is_told():
+    model = scorer("t = Constant<value = bool {1}>() y = Dropout(x, , t)")
+    for batch_statistics in (False, True):
+        warnings = onnx_ghn.evaluate(
+            model, scores_of([1, 2, 3]), batch_statistics=batch_statistics
+        ).warnings
+        assert any("1 Dropout nodes" in warning for warning in warnings)
+    assert not onnx_ghn.evaluate(scorer("y = Dropout(x)"), scores_of([1, 2, 3])).warnings
+
+
 def scorer(body: str, declared: str = "float[N,3] x") -> ir.Model:
     """A model that is its scores: x goes in."""
     text = f'<ir_version: 8, opset_import: ["" : 17]> g ({declared}) => (y) {{ {body} }}'

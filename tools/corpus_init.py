@@ -6,7 +6,8 @@ For each skeleton: `initialize`, then
   run       ONNX Runtime loads it and gives finite outputs on noise, wherever it could run the input
   varied    every learnable matrix that was set is finite and not constant
 
-    python tools/corpus_init.py [--corpus DIR] [--method ghn] [--only GLOB] [--every K] [--json OUT]
+    python tools/corpus_init.py [--corpus DIR] [--method ghn] [--only GLOB] [--every K]
+                                [--offset N] [--json OUT]
 """
 
 from __future__ import annotations
@@ -141,12 +142,13 @@ def main() -> int:
     parser.add_argument("--method", default="ghn")
     parser.add_argument("--only", default="*", metavar="GLOB")
     parser.add_argument("--every", type=int, default=1, metavar="K", help="every K-th model")
+    parser.add_argument("--offset", type=int, default=0, metavar="N", help="from the N-th on")
     parser.add_argument("--json", type=Path, metavar="OUT")
     arguments = parser.parse_args()
     rows = [row for row in index(arguments.corpus) if fnmatch.fnmatch(row["file"], arguments.only)]
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        for row in rows[:: arguments.every]:
+        for row in rows[arguments.offset :: arguments.every]:
             result = check(arguments.corpus, row, arguments.method, Path(folder))
             results.append(result)
             for problem in result["problems"]:

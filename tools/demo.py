@@ -53,7 +53,9 @@ def main() -> int:
 def show(report: dict, output: Path, initialised: float) -> None:
     """Run the initialised model on noise and print what happened."""
     start = time.perf_counter()
-    session = onnxruntime.InferenceSession(output, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # these old files list every initializer as an input
+    session = onnxruntime.InferenceSession(output, options, providers=["CPUExecutionProvider"])
     entry = session.get_inputs()[0]
     noise = np.random.default_rng(0).standard_normal(entry.shape, dtype=np.float32)
     result = session.run(None, {entry.name: noise})[0]
@@ -61,7 +63,7 @@ def show(report: dict, output: Path, initialised: float) -> None:
     archive = report["decision"]["archive"]
     tensors, elements = report["summary"]["tensors"], report["summary"]["elements"]
     table = Table(title=f"{output.name}, {output.stat().st_size / 1e6:.0f} MB", show_header=False)
-    table.add_row("hypernetwork", archive["name"] + ("" if archive["trained"] else " (untrained)"))
+    table.add_row("hypernetwork", f"{archive['name']}, trained: {archive['trained']}")
     table.add_row("GHN nodes", f"{len(report['nodes'])}")
     for status, count in tensors.items():
         table.add_row(f"tensors {status}", f"{count} ({elements[status]:,} values)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -33,6 +34,8 @@ def show(report: Report, *, output_format: str, verbose: bool) -> None:
     decision = report.decision
     if decision:
         console.print(f"method: [bold]{decision['method']}[/], {escape(str(decision['reason']))}")
+    for fact in data_facts(report.data) if report.data else ():
+        console.print(escape(fact), soft_wrap=True)
     for change in report.changes:
         console.print(f"changed: {escape(change)}")
     if report.seconds:
@@ -45,6 +48,20 @@ def show_warnings(report: Report) -> None:
     console = Console(stderr=True, highlight=False)
     for warning in report.warnings:
         console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+
+
+def data_facts(fed: dict[str, Any]) -> list[str]:
+    """Lines on what a model was fed; `fed` as `Batches.to_json` gives it."""
+    shape = " x ".join(map(str, fed["shape"]))
+    resized = ", resized" if fed["resized"] else ""
+    mean = ", ".join(map(str, fed["mean"])) or "0"
+    std = ", ".join(map(str, fed["std"])) or "1"
+    form = " ".join(filter(None, (fed["dtype"], fed["layout"], shape)))
+    return [
+        f"data: {fed['data']}, {fed['examples']:,} examples, {fed['classes']} classes",
+        f"input: {form}{resized}, batches of {fed['batch_size']}",
+        f"normalisation: mean {mean}, std {std} ({fed['normalisation']})",
+    ]
 
 
 def _by_role(report: Report) -> Table:

@@ -88,6 +88,8 @@ def _show(evaluation: Evaluation) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from onnx_ghn.cli.display import data_facts
+
     loss = "not finite" if evaluation.loss is None else f"{evaluation.loss:.4f}"
     table = Table("", "value", "95 % interval")
     for name, share, interval in (
@@ -101,16 +103,10 @@ def _show(evaluation: Evaluation) -> None:
     console = Console(width=None if Console().is_terminal else 120, highlight=False)
     console.print(f"[bold]{escape(evaluation.model)}[/]", soft_wrap=True)
     console.print(table)
-    shape = " x ".join(map(str, evaluation.input["shape"]))
     statistics = "of the batch" if evaluation.batch_statistics else "stored"
     facts = (
-        f"data: {evaluation.input['data']}, {evaluation.input['classes']} classes; "
-        f"the model tells {evaluation.classes} apart",
-        f"input: {evaluation.input['dtype']} {evaluation.input['layout']} {shape}"
-        f"{', resized' if evaluation.input['resized'] else ''}, "
-        f"batches of {evaluation.input['batch_size']}",
-        f"normalisation: {_normalisation(evaluation.input)}",
-        f"statistics: {statistics}; scores: {evaluation.scores}",
+        *data_facts(evaluation.input),
+        f"statistics: {statistics}; scores: {evaluation.scores} of {evaluation.classes} classes",
         f"provider: {evaluation.provider}, {evaluation.threads} thread(s)",
     )
     for fact in facts:
@@ -119,10 +115,3 @@ def _show(evaluation: Evaluation) -> None:
 
 def _interval(interval: Interval | None, form: str) -> str:
     return "" if interval is None else f"{interval[0]:{form}} to {interval[1]:{form}}"
-
-
-def _normalisation(fed: dict[str, Any]) -> str:
-    if not fed["mean"] and not fed["std"]:
-        return str(fed["normalisation"])
-    mean, std = (", ".join(map(str, fed[key])) or "none" for key in ("mean", "std"))
-    return f"mean {mean}, std {std} ({fed['normalisation']})"
