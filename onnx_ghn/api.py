@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from onnx_ghn.batches import Batches, Normalisation
     from onnx_ghn.data import Source
     from onnx_ghn.evaluation import Evaluation
-
-TENSORS_NAMED = 3
-"""Names that a warning lists at most."""
+    from onnx_ghn.explanation import Explanation
 
 ModelLike = str | os.PathLike[str] | ir.Model
 
@@ -94,29 +92,71 @@ def initialize(
 
 
 def inspect(
-    model: ModelLike, options: InitializeOptions | None = None, *, max_bytes: int | None = None
+    model: ModelLike,
+    options: InitializeOptions | None = None,
+    *,
+    save_plan: str | os.PathLike[str] | None = None,
+    max_bytes: int | None = None,
 ) -> Report:
-    """Say what `initialize` would do to each float tensor, and why. Nothing is changed.
+    """Say what `initialize` would do to each float tensor, and why. The model is not changed.
 
     Args:
         model: A path, or a model in memory.
         options: Method and selection.
+        save_plan: Where to write that as a plan file, to be edited and given to `initialize` in
+            the options.
         max_bytes: Refuse a model whose tensors take more.
 
     Raises:
         ModelError: The model can't be read, or a tensor could be neither set nor kept.
         ArchiveError: The hypernetwork archive can't be read.
+        OptionError: A given role or a plan file does not suit the model.
+        OutputError: The plan file exists, or can't be written.
     """
+    from onnx_ghn import plan_file
     from onnx_ghn.hypernet.archive import read_info
+    from onnx_ghn.overrides import read_as_asked
     from onnx_ghn.plan import describe, make_plan, needs_archive
-    from onnx_ghn.read.reading import read_model
 
     options = options or InitializeOptions()
     source, loaded = _load(model, max_bytes)
-    reading = read_model(loaded)
+    reading, requests = read_as_asked(loaded, options)
     archive = read_info(options.hypernet) if needs_archive(options) else None
     name = str(model) if source is not None else loaded.graph.name or ""
-    return describe(reading, make_plan(reading, options, archive), name)
+    plan = make_plan(reading, options, archive, requests)
+    if save_plan is not None:
+        plan_file.save_plan(Path(save_plan), loaded, plan.outcomes)
+    return describe(reading, plan, name)
+
+
+def explain(
+    model: ModelLike,
+    name: str,
+    options: InitializeOptions | None = None,
+    *,
+    max_bytes: int | None = None,
+) -> Explanation:
+    """Say how the reader came to its verdict on one tensor, and what `initialize` would do to it.
+
+    Args:
+        model: A path, or a model in memory.
+        name: The tensor.
+        options: Method and selection.
+        max_bytes: Refuse a model whose tensors take more.
+
+    Raises:
+        ModelError: The model can't be read.
+        ArchiveError: The hypernetwork archive can't be read.
+        OptionError: There is no such tensor, or a given role or a plan file does not suit it.
+    """
+    from onnx_ghn.explanation import explain
+    from onnx_ghn.hypernet.archive import read_info
+    from onnx_ghn.overrides import read_as_asked
+
+    options = options or InitializeOptions()
+    _, loaded = _load(model, max_bytes)
+    reading, requests = read_as_asked(loaded, options)
+    return explain(reading, name, options, read_info(options.hypernet), requests)
 
 
 def calibrate(
@@ -214,7 +254,11 @@ def evaluate(
         OptionError: The options contradict the model or the data, or there is no such device.
         MissingDependencyError: ONNX Runtime, or its CUDA build, is not installed.
     """
-    from onnx_ghn.evaluation import run_evaluation
+    from onnx_ghn.evaluation import (
+        run_evaluation,
+        warnings_of_missing,
+        warnings_of_training_mode,
+    )
     from onnx_ghn.model_copy import copy_model
     from onnx_ghn.passes.batch_statistics import BatchStatistics
     from onnx_ghn.passes.initialize import Initialize
@@ -230,7 +274,7 @@ def evaluate(
     assert report is not None
     archive = _archive_normalisation(fill) if report.count(Status.PREDICTED) else None
     batches = _batches(complete, data, options, fill.seed, archive, progress)
-    warnings = _warnings_of_missing(report)
+    warnings = warnings_of_missing(report)
     tested = complete
     if batch_statistics:
         rewrite = BatchStatistics(expose=False)
@@ -240,7 +284,7 @@ def evaluate(
             warnings.append("no BatchNormalization: batch statistics make no difference")
         warnings += batches.warnings_of_statistics()
         warnings += [f"{name} keeps its statistics: {why}" for name, why in rewrite.hidden.items()]
-    warnings += _warnings_of_training_mode(complete, batch_statistics=batch_statistics)
+    warnings += warnings_of_training_mode(complete, batch_statistics=batch_statistics)
     session = open_session(tested, device=options.device, threads=options.threads)
     evaluation = run_evaluation(
         session, complete, batches, batch_statistics=batch_statistics, threads=options.threads
@@ -291,54 +335,6 @@ def _archive_normalisation(options: InitializeOptions) -> Normalisation | None:
         return None
     config = archive.config
     return Normalisation(config.mean, config.std, f"as for the archive {config.name!r}")
-
-
-def _warnings_of_missing(report: Report) -> list[str]:
-    """That tensors had no value, and got one for the evaluation."""
-    warnings = []
-    made = [
-        outcome.name
-        for outcome in report.outcomes
-        if outcome.status in (Status.PREDICTED, Status.FALLBACK)
-    ]
-    guessed = report.count(Status.CALIBRATED)
-    if made:
-        names = ", ".join(made[:TENSORS_NAMED]) + (", ..." if len(made) > TENSORS_NAMED else "")
-        method = report.decision["method"]
-        warnings.append(f"{len(made)} tensors without a value were initialised ({method}): {names}")
-    if guessed:
-        warnings.append(f"{guessed} running statistics without a value were estimated from noise")
-    return warnings
-
-
-def _warnings_of_training_mode(model: ir.Model, *, batch_statistics: bool) -> list[str]:
-    """That layers behave as in training, which the file asks for."""
-    warnings = []
-    nodes = list(model.graph.all_nodes())
-    norms = [
-        node
-        for node in nodes
-        if node.op_type == "BatchNormalization" and node.attributes.get_int("training_mode", 0) == 1
-    ]
-    if norms and not batch_statistics:
-        warnings.append(
-            f"{len(norms)} BatchNormalization nodes are exported in training mode: they use the "
-            "statistics of the batch, not the stored ones"
-        )
-    dropouts = [node for node in nodes if node.op_type == "Dropout" and _drops(node)]
-    if dropouts:
-        warnings.append(
-            f"{len(dropouts)} Dropout nodes are exported in training mode: they drop at random, "
-            "and the result is not that of the network in use"
-        )
-    return warnings
-
-
-def _drops(node: ir.Node) -> bool:
-    """Whether a Dropout is told to drop."""
-    flag = node.inputs[2] if len(node.inputs) > 2 else None
-    tensor = None if flag is None else ir.convenience.get_const_tensor(flag)
-    return tensor is not None and bool(tensor.numpy().any())
 
 
 def _load(model: ModelLike, max_bytes: int | None) -> tuple[Path | None, ir.Model]:

@@ -15,13 +15,17 @@ import onnx_ir as ir
 from onnx_ghn.batches import Batches
 from onnx_ghn.data import DataError
 from onnx_ghn.errors import ModelError
-from onnx_ghn.report import FORMAT
+from onnx_ghn.report import FORMAT, Report, Status
 from onnx_ghn.run.session import Session
 
 Z = 1.959964
 """Standard deviations to either side that hold 95 % of a normal distribution."""
 
 TOP = 5
+"""The larger of the two numbers of guesses that count."""
+
+TENSORS_NAMED = 3
+"""Names that a warning lists at most."""
 
 _RESHAPING = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze"})
 
@@ -144,6 +148,47 @@ def run_evaluation(
     )
 
 
+def warnings_of_missing(report: Report) -> list[str]:
+    """That tensors had no value, and got one for the evaluation."""
+    warnings = []
+    made = [
+        outcome.name
+        for outcome in report.outcomes
+        if outcome.status in (Status.PREDICTED, Status.FALLBACK)
+    ]
+    guessed = report.count(Status.CALIBRATED)
+    if made:
+        names = ", ".join(made[:TENSORS_NAMED]) + (", ..." if len(made) > TENSORS_NAMED else "")
+        method = report.decision["method"]
+        warnings.append(f"{len(made)} tensors without a value were initialised ({method}): {names}")
+    if guessed:
+        warnings.append(f"{guessed} running statistics without a value were estimated from noise")
+    return warnings
+
+
+def warnings_of_training_mode(model: ir.Model, *, batch_statistics: bool) -> list[str]:
+    """That layers behave as in training, which the file asks for."""
+    warnings = []
+    nodes = list(model.graph.all_nodes())
+    norms = [
+        node
+        for node in nodes
+        if node.op_type == "BatchNormalization" and node.attributes.get_int("training_mode", 0) == 1
+    ]
+    if norms and not batch_statistics:
+        warnings.append(
+            f"{len(norms)} BatchNormalization nodes are exported in training mode: they use the "
+            "statistics of the batch, not the stored ones"
+        )
+    dropouts = [node for node in nodes if node.op_type == "Dropout" and _drops(node)]
+    if dropouts:
+        warnings.append(
+            f"{len(dropouts)} Dropout nodes are exported in training mode: they drop at random, "
+            "and the result is not that of the network in use"
+        )
+    return warnings
+
+
 def wilson(hits: int, n: int) -> Interval:
     """95 % confidence interval of a share (Wilson, "Probable inference", 1927)."""
     share = hits / n
@@ -211,3 +256,10 @@ def _ranks(scores: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> np
     before = np.arange(scores.shape[1]) < labels[:, None]
     rank = ((scores > own) | ((scores == own) & before)).sum(axis=1)
     return np.where(np.isfinite(scores).all(axis=1), rank, np.iinfo(np.int64).max)
+
+
+def _drops(node: ir.Node) -> bool:
+    """Whether a Dropout is told to drop."""
+    flag = node.inputs[2] if len(node.inputs) > 2 else None
+    tensor = None if flag is None else ir.convenience.get_const_tensor(flag)
+    return tensor is not None and bool(tensor.numpy().any())

@@ -50,7 +50,7 @@ MATRIX_METHODS = ("orthogonal", "kaiming", "lecun", "xavier", "normal")
 
 _OTHER_METHODS = ("constant", "forget-bias")
 
-_MATRIX_ROLES = frozenset(
+MATRIX_ROLES = frozenset(
     {Role.CONV, Role.CONV_TRANSPOSE, Role.LINEAR, Role.RECURRENT_INPUT, Role.RECURRENT_HIDDEN}
 )
 _TABLE_ROLES = frozenset({Role.EMBEDDING, Role.POSITION, Role.TOKEN, Role.RELATIVE_POSITION})
@@ -89,11 +89,11 @@ def method_for(parameter: Parameter, method: str = "classical") -> tuple[str, st
     """
     role = parameter.role
     choices = ("classical", *MATRIX_METHODS)
-    if method not in choices and (role in _MATRIX_ROLES or method not in _OTHER_METHODS):
+    if method not in choices and (role in MATRIX_ROLES or method not in _OTHER_METHODS):
         raise OptionError(
             f"no initialiser for a {role} is called {method!r}: choose one of {', '.join(choices)}"
         )
-    if role in _MATRIX_ROLES:
+    if role in MATRIX_ROLES:
         scale = f"gain {parameter.gain:g}, fan-in {parameter.fan_in}"
         if parameter.depth_scale != 1.0:
             scale += f", depth scale {parameter.depth_scale:.3g}"
@@ -139,7 +139,7 @@ def draw(parameter: Parameter, method: str = "classical", seed: int = 0) -> npt.
         return _orthogonal(parameter, stream)
     if name == "normal":
         values = stream.normal(shape, limit=TRUNCATION)
-        if parameter.role in _MATRIX_ROLES:
+        if parameter.role in MATRIX_ROLES:
             values *= TABLE_STD * parameter.depth_scale
         else:
             values *= _table_std(parameter)

@@ -70,6 +70,19 @@ class InitializeOptions:
     exclude: tuple[str, ...] = option(
         (), "Keep tensors whose name matches the pattern. Repeatable.", metavar="GLOB"
     )
+    roles: tuple[str, ...] = option(
+        (),
+        "Say what a tensor is where the reader errs, hence that it may be set (constant: that it "
+        "is to be kept). Goes before the plan file. Repeatable.",
+        flag="--role",
+        metavar="NAME=ROLE",
+    )
+    plan: Path | None = option(
+        None,
+        "Set each tensor as this file says: inspect --save-plan makes it, to be edited. --method "
+        "goes before the file's actions but keep; --include and --exclude still hold.",
+        metavar="FILE",
+    )
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -78,6 +91,10 @@ class InitializeOptions:
             raise OptionError(f"unknown engine {self.engine!r}: choose one of {', '.join(ENGINES)}")
         if not 0 <= self.noise < math.inf:
             raise OptionError(f"the noise must be a number from 0 up, got {self.noise}")
+        for given in self.roles:
+            name, _, role = given.rpartition("=")
+            if not name or not role:
+                raise OptionError(f"--role takes NAME=ROLE, got {given!r}")
         if self.seed < 0:
             raise OptionError(f"the seed must not be negative, got {self.seed}")
 

@@ -6,15 +6,17 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from onnx_ghn import fallback
-from onnx_ghn.errors import ModelError
+from onnx_ghn.errors import ModelError, OptionError
 from onnx_ghn.hypernet.archive import ArchiveInfo
 from onnx_ghn.hypernet.predict import reasons_against
 from onnx_ghn.options import InitializeOptions
+from onnx_ghn.overrides import Request
+from onnx_ghn.plan_file import Action
 from onnx_ghn.read.graph import Op
 from onnx_ghn.read.parameter import Holder, Parameter, Role
 from onnx_ghn.read.reading import Reading
@@ -36,9 +38,13 @@ class Plan:
         return [i for i, outcome in enumerate(self.outcomes) if outcome.status is status]
 
 
+Requests = Mapping[str, Request]
+"""What the user says of single tensors, by name."""
+
+
 def needs_archive(options: InitializeOptions) -> bool:
     """Whether the hypernetwork archive has a say in the plan."""
-    return options.method in ("auto", GHN)
+    return options.method in ("auto", GHN)  # a plan file's `predict` counts under `auto` only
 
 
 def decide(options: InitializeOptions, archive: ArchiveInfo | None) -> dict[str, Any]:
@@ -61,26 +67,38 @@ def decide(options: InitializeOptions, archive: ArchiveInfo | None) -> dict[str,
     return decision
 
 
-def make_plan(reading: Reading, options: InitializeOptions, archive: ArchiveInfo | None) -> Plan:
+def make_plan(
+    reading: Reading,
+    options: InitializeOptions,
+    archive: ArchiveInfo | None,
+    requests: Requests | None = None,
+) -> Plan:
     """Decide status, method and reason for every float tensor.
 
     Args:
         reading: What the reader found.
         options: Method and which tensors may be set.
         archive: The hypernetwork archive's description; None where no prediction can be asked for.
+        requests: What the user says of single tensors.
 
     Raises:
         ModelError: A tensor without a value would have to be kept.
+        OptionError: What is asked for a tensor can't be done.
     """
+    requests = requests or {}
     decision = decide(options, archive)
     method = decision["method"]
+    if options.plan is not None:
+        decision["plan"] = str(options.plan)
+        decision["reason"] += f"; single tensors as {options.plan} says"
     node_of = _nodes_by_parameter(reading)
     against: Sequence[str | None] = [None] * len(reading.parameters)
-    if method == GHN and archive is not None:
+    if archive is not None:
         against = reasons_against(reading, archive)
     outcomes = []
     for index, parameter in enumerate(reading.parameters):
-        status, chosen, reason = _judge(parameter, options, method, against[index])
+        request = requests.get(parameter.name, Request())
+        status, chosen, reason = judge_tensor(parameter, request, options, method, against[index])
         outcomes.append(
             Outcome(
                 name=parameter.name,
@@ -112,16 +130,48 @@ def describe(reading: Reading, plan: Plan, model: str) -> Report:
     return Report(model, list(plan.outcomes), nodes, plan.decision, warnings)
 
 
-def _judge(
-    parameter: Parameter, options: InitializeOptions, method: str, against: str | None
+def judge_tensor(
+    parameter: Parameter,
+    request: Request,
+    options: InitializeOptions,
+    method: str,
+    against: str | None,
 ) -> tuple[Status, str | None, str]:
-    """Status, method and reason of one tensor."""
-    kept = _reason_to_keep(parameter, options)
+    """Status, method and reason of one tensor.
+
+    Args:
+        parameter: What the reader says of it.
+        request: What the user says of it.
+        options: Which tensors may be set.
+        method: Decided for the model.
+        against: Why it can't be predicted, None where it can.
+
+    Raises:
+        ModelError: It has no value and would have to be kept.
+        OptionError: What is asked for it can't be done.
+    """
+    kept = _reason_to_keep(parameter, request, options)
     if kept is None:
-        if method == GHN and against is None:
+        action = request.action if options.method == "auto" else None
+        if action is Action.PREDICT and against is not None:
+            raise OptionError(
+                f"{request.origin}: tensor {parameter.name!r} can't be predicted ({against}): "
+                "make its action 'fallback'"
+            )
+        predicts = action is Action.PREDICT or (action is None and method == GHN)
+        if predicts and against is None:
             return Status.PREDICTED, GHN, parameter.reason
-        chosen, why = fallback.method_for(parameter, "classical" if method == GHN else method)
-        return Status.FALLBACK, chosen, "; ".join(filter(None, (against, why)))
+        asked = request.method if action is Action.FALLBACK else None
+        chosen, why = fallback.method_for(
+            parameter, asked or ("classical" if method == GHN else method)
+        )
+        if asked not in (None, "classical", chosen) and parameter.role not in fallback.MATRIX_ROLES:
+            raise OptionError(
+                f"{request.origin}: tensor {parameter.name!r} can't be set by the method "
+                f"{asked!r}, which is for weight matrices, not for a {parameter.role}: leave it out"
+            )
+        clauses = (against if predicts else None, request.correction, why)
+        return Status.FALLBACK, chosen, "; ".join(filter(None, clauses))
     if parameter.role in STATISTICS and not parameter.has_value:
         return Status.CALIBRATED, "noise", "running statistic without a value"
     if parameter.has_value or parameter.holder in (Holder.INPUT, Holder.CONSTANT_OF_SHAPE):
@@ -132,9 +182,12 @@ def _judge(
     )
 
 
-def _reason_to_keep(parameter: Parameter, options: InitializeOptions) -> str | None:
+def _reason_to_keep(
+    parameter: Parameter, request: Request, options: InitializeOptions
+) -> str | None:
     """Why the tensor must not be set, or None."""
-    if not parameter.learnable:
+    asked_for = request.action in (Action.PREDICT, Action.FALLBACK)
+    if not parameter.learnable and not asked_for:
         return parameter.reason
     if options.missing_only and parameter.has_value:
         return "has a value, and only missing ones are set"
@@ -142,6 +195,8 @@ def _reason_to_keep(parameter: Parameter, options: InitializeOptions) -> str | N
         return "matches no --include pattern"
     if _matches(parameter.name, options.exclude):
         return "matches an --exclude pattern"
+    if request.action is Action.KEEP:
+        return f"{request.origin} says so"
     return None
 
 

@@ -20,9 +20,10 @@ from onnx_ghn.hypernet.predict import predict
 from onnx_ghn.hypernet.refine import RefinedPrediction, Refinement
 from onnx_ghn.model_io import record_provenance
 from onnx_ghn.options import InitializeOptions
+from onnx_ghn.overrides import read_as_asked
 from onnx_ghn.plan import Plan, describe, make_plan, needs_archive
 from onnx_ghn.read.parameter import Holder, Parameter, Role
-from onnx_ghn.read.reading import Reading, read_model
+from onnx_ghn.read.reading import Reading
 from onnx_ghn.report import Report, Status
 
 META = "onnx_ghn"
@@ -75,11 +76,12 @@ class Initialize(ir.passes.InPlacePass):
         Raises:
             ModelError: A tensor without a value can't be set nor kept.
             ArchiveError: The hypernetwork archive can't be loaded.
+            OptionError: A given role or the plan file does not suit the model.
         """
         start = time.perf_counter()
-        reading = read_model(model)
+        reading, requests = read_as_asked(model, self.options)
         read = time.perf_counter()
-        plan = make_plan(reading, self.options, self._describe_archive())
+        plan = make_plan(reading, self.options, self._describe_archive(), requests)
         report = describe(reading, plan, model.graph.name or "")
         draws = self._draws(reading, plan)
         calibrated = plan.indices(Status.CALIBRATED)
@@ -152,7 +154,7 @@ class Initialize(ir.passes.InPlacePass):
         replaced: Counter[Holder] = Counter()
         for index, parameter in enumerate(reading.parameters):
             outcome = plan.outcomes[index]
-            mark = (plan.decision.get("archive"), self.options, outcome.method)
+            mark = (plan.decision.get("archive"), self.options, outcome.method, outcome.role)
             tensor: ir.TensorProtocol
             if outcome.status is Status.CALIBRATED:
                 tensor = _statistic(parameter)

@@ -115,7 +115,11 @@ def _problems(
             yield f"run: {str(error).splitlines()[0]}"
             return
         for name, array in outputs.items():
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
+            if (
+                isinstance(array, np.ndarray)
+                and array.dtype.kind == "f"
+                and (not np.isfinite(array).all())
+            ):
                 yield f"run: output {name} is not finite"
 
 

@@ -67,7 +67,7 @@ def show(report: dict, output: Path, initialised: float) -> None:
     table.add_row("GHN nodes", f"{len(report['nodes'])}")
     for status, count in tensors.items():
         table.add_row(f"tensors {status}", f"{count} ({elements[status]:,} values)")
-    table.add_row("read, predict, write", f"{initialised:.2f} s with start-up")
+    table.add_row("read, predict, calibrate, write", f"{initialised:.2f} s with start-up")
     table.add_row("ONNX Runtime, load and run", f"{ran:.2f} s")
     table.add_row("output", f"{list(result.shape)}, all finite: {bool(np.isfinite(result).all())}")
     Console(width=100).print(table)

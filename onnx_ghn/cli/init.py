@@ -76,6 +76,7 @@ def command(
     onnx-ghn init skeleton.onnx -o full.onnx --method ghn --seed 7
     onnx-ghn init model.onnx --missing-only --format json
     onnx-ghn init model.onnx --calibrate images/
+    onnx-ghn init model.onnx --plan plan.json  (from inspect --save-plan)
     """
     given = [
         f"--{name.replace('_', '-')}"

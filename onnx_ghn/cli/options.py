@@ -73,7 +73,8 @@ def _option(field: dataclasses.Field[Any], hint: Any) -> Callable[[Command], Com
         keywords["type"] = _Numbers()
     elif Path in typing.get_args(hint):
         keywords["type"] = click.Path(path_type=Path)
-    return click.option(f"--{field.name.replace('_', '-')}", field.name, **keywords)
+    flag = metadata.get("flag", f"--{field.name.replace('_', '-')}")
+    return click.option(flag, field.name, **keywords)
 
 
 format_option = click.option(

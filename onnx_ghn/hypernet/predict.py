@@ -139,7 +139,7 @@ def sources_of(reading: Reading, network: NetworkConfig) -> list[Source | str]:
         if index in places:
             found.append(_source(parameter, graph, *places[index], network))
         else:
-            found.append(f"a {parameter.role} isn't in the hypernetwork's vocabulary")
+            found.append("no node of the hypernetwork's vocabulary holds it")
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx_ghn.read.assembly import Node, assemble
 from onnx_ghn.read.canonical import find_nodes
 from onnx_ghn.read.dataflow import DataFlow, trace
+from onnx_ghn.read.given import GivenRole
 from onnx_ghn.read.graph import GhnGraph, Op
 from onnx_ghn.read.parameter import Parameter, Role
 from onnx_ghn.read.verdict import judge
@@ -38,14 +39,19 @@ class Reading:
     graph_reason: str = ""
 
 
-def read_model(model: ir.Model) -> Reading:
+def read_model(model: ir.Model, given: Mapping[str, GivenRole] | None = None) -> Reading:
     """Read a model; it is not changed, and no weight bytes are needed.
+
+    Args:
+        model: The model.
+        given: By name of the tensor, roles that the user gives. A name that is not among
+            `Reading.parameters`, and a tensor that nothing can be stored in, is passed over.
 
     Raises:
         ModelError: The model can't be followed, see `trace`.
     """
     flow = trace(model)
-    parameters = judge(model, flow)
+    parameters = judge(model, flow, given)
     nodes = find_nodes(flow, parameters)
     warnings = tuple(_warnings(parameters, nodes))
     if len(nodes) > MAX_NODES:

@@ -7,7 +7,7 @@ affine block: constants of that kind are Constant nodes or of rank zero).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 
@@ -16,6 +16,7 @@ from onnx_ghn.read.constants import has_value
 from onnx_ghn.read.context import ahead, behind, linear_before, other_operand
 from onnx_ghn.read.dataflow import FLOATS, DataFlow
 from onnx_ghn.read.finding import Finding, keep
+from onnx_ghn.read.given import GivenRole, as_given
 from onnx_ghn.read.layout import Layout, Reshape
 from onnx_ghn.read.marks import Mark, mark_of
 from onnx_ghn.read.parameter import Holder, Parameter, Role, Site
@@ -29,11 +30,14 @@ def unlisted(flow: DataFlow, listed: set[str]) -> Iterator[ir.Value]:
                 yield value
 
 
-def scalar(flow: DataFlow, value: ir.Value) -> Parameter:
+def scalar(flow: DataFlow, value: ir.Value, given: Mapping[str, GivenRole]) -> Parameter:
     """The verdict on an initializer of one element outside a weight slot."""
     original = flow.original(value)
     sites = tuple(flow.uses(value))
     found = _judge(flow, value, sites)
+    role = given.get(original.name or "")
+    if role is not None:
+        found = as_given(role, found, None)
     shape = flow.shape(value) or ()
     layout = Layout() if shape == (1,) else Layout((Reshape((1,), shape),))
     return Parameter(

@@ -8,7 +8,7 @@ learnable only if all its uses agree.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
@@ -18,6 +18,7 @@ from onnx_ghn.read.dataflow import FLOATS, DataFlow
 from onnx_ghn.read.finding import Finding, Use, keep
 from onnx_ghn.read.forms import Logical, logical, operand
 from onnx_ghn.read.gains import gain_before
+from onnx_ghn.read.given import GivenRole, as_given
 from onnx_ghn.read.layout import Layout, Transpose
 from onnx_ghn.read.marks import Mark, mark_of
 from onnx_ghn.read.parameter import Holder, Parameter, Role, Site
@@ -52,13 +53,17 @@ _RULES: dict[str, Callable[[DataFlow, Use], Finding]] = {
 _ROLES_WITH_GAIN = frozenset({Role.CONV, Role.CONV_TRANSPOSE, Role.LINEAR})
 
 
-def judge(model: ir.Model, flow: DataFlow) -> tuple[Parameter, ...]:
+def judge(
+    model: ir.Model, flow: DataFlow, given: Mapping[str, GivenRole] | None = None
+) -> tuple[Parameter, ...]:
     """All float tensors of `model`, in node order of first use, unused ones last.
 
     Args:
         model: The model as the caller holds it; never changed.
         flow: `trace(model)`.
+        given: By name, roles that the user gives; they go before every rule and mark.
     """
+    given = given or {}
     uses: dict[ir.Value, list[Use]] = {root: [] for root in flow.roots}
     for node in flow.nodes:
         _collect(flow, node, uses)
@@ -67,14 +72,17 @@ def judge(model: ir.Model, flow: DataFlow) -> tuple[Parameter, ...]:
     copies: dict[str, tuple[str, Transpose]] = {}
     for root in flow.roots:
         found, use = _decide(flow, root, uses[root])
-        if found.role is Role.CONSTANT and _holder(flow, root)[0] is Holder.INPUT:
+        role = given.get(flow.original(root).name or "")
+        if role is not None and _may_be_set(flow, root):
+            found = as_given(role, found, use)
+        elif found.role is Role.CONSTANT and _holder(flow, root)[0] is Holder.INPUT:
             continue  # an input like any other
         parameters.append(_parameter(flow, root, found, use, uses[root], scales))
         if found.copy is not None and found.learnable:
             source, permutation = found.copy
             copies[parameters[-1].name] = (flow.original(source).name or "", permutation)
     listed = {parameter.name for parameter in parameters}
-    parameters.extend(scalar(flow, value) for value in unlisted(flow, listed))
+    parameters.extend(scalar(flow, value, given) for value in unlisted(flow, listed))
     return tie(parameters, copies)
 
 
@@ -125,7 +133,7 @@ def _parameter(
     shape = flow.shape(root) or ()
     view = _view(flow, found, use, shape)
     gain, depth = 1.0, 1.0
-    if use is not None and found.role in _ROLES_WITH_GAIN:
+    if use is not None and found.role in _ROLES_WITH_GAIN and len(use.node.inputs) > 1:
         gain = gain_before(flow, use.node.inputs[0 if use.index else 1])
         depth = scales.get(use.node, 1.0)
     holder, source = _holder(flow, root)
@@ -159,8 +167,13 @@ def _first(use: Use | None, uses: list[Use]) -> list[Use]:
 
 def _view(flow: DataFlow, found: Finding, use: Use | None, shape: Shape) -> Logical:
     if use is None or (not found.learnable and found.role is Role.CONSTANT):
-        return Logical(shape, Layout())
+        return Logical(shape, Layout(), max(1, math.prod(shape[1:])) if found.learnable else 1)
     return logical(flow, use.origin, shape, found.form, use.node, use.index)
+
+
+def _may_be_set(flow: DataFlow, root: ir.Value) -> bool:
+    """Whether anything at all could be stored in its place."""
+    return flow.shape(root) is not None and _dtype(root) in FLOATS and not flow.is_inlined(root)
 
 
 def _dtype(root: ir.Value) -> ir.DataType:
