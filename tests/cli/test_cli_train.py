@@ -73,6 +73,11 @@ def test_a_killed_run_goes_on(data, tmp_path):
     assert not [file for file in out.iterdir() if file.name.startswith(".")]
 
 
+def heed_interrupts():
+    """Undo what a shell does to a job in the background: it lets it ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_saves_its_state(data, tmp_path, number):
     out = tmp_path / "run"
@@ -81,10 +86,14 @@ def test_an_interrupted_run_saves_its_state(data, tmp_path, number):
         env=environment(),
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,
     ) as child:
-        wait_for((out / "log.jsonl").exists)
-        child.send_signal(number)
-        _, errors = child.communicate(timeout=120)
+        try:
+            wait_for((out / "log.jsonl").exists)
+            child.send_signal(number)
+            _, errors = child.communicate(timeout=120)
+        finally:
+            child.kill()
         assert child.returncode == 130, errors
     assert "--resume" in errors
     assert load_checkpoint(out / "state.pt").counters.updates > 0
