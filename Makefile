@@ -55,7 +55,7 @@ wheel: $(VENV)/installed
 	@cd build/wheel && env/bin/python ../../tools/check_wheel.py
 
 test-long: test
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -m long -n 2
 
 clean:
 	rm -rf .demo .venv build dist *.egg-info
