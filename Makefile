@@ -8,6 +8,8 @@ BIN = $(VENV)/bin
 MODEL ?= resnet50
 PIP_FLAGS ?= --quiet --disable-pip-version-check
 
+SOURCES = $(shell find onnx_ghn passes -type f -not -name '*.pyc')
+
 .PHONY: demo test test-long lint types unit wheel clean
 
 # A newer torch from the registry is a CUDA build of gigabytes: TORCH is installed first.
@@ -22,9 +24,10 @@ endef
 demo: .demo/installed
 	@.demo/bin/python tools/demo.py --model $(MODEL)
 
-.demo/installed: setup.py pyproject.toml
+.demo/installed: setup.py pyproject.toml $(SOURCES)
 	$(call environment,.demo)
-	@.demo/bin/pip install $(PIP_FLAGS) ".[cpu]"
+	@.demo/bin/pip install $(PIP_FLAGS) --upgrade ".[cpu]"
+	@.demo/bin/pip install $(PIP_FLAGS) --no-deps --force-reinstall .
 	@touch $@
 
 $(VENV)/installed: setup.py pyproject.toml
