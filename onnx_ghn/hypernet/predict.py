@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,12 +20,8 @@ from onnx_ghn.random_stream import RandomStream
 from onnx_ghn.read.graph import ATTRIBUTES, GhnGraph, Op, Part
 from onnx_ghn.read.layout import Transpose
 from onnx_ghn.read.parameter import Parameter
+from onnx_ghn.read.reading import MAX_NODES, Reading
 
-if TYPE_CHECKING:
-    from onnx_ghn.read.reading import Reading
-
-MAX_NODES = 8192
-"""Above this, attention over all pairs of nodes takes too much memory and time."""
 MAX_TOKENS = 2
 """Rows of a position table outside its grid: a class token, and perhaps a distillation token."""
 IS_HEAD = ATTRIBUTES.index("is_head")
