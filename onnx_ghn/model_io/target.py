@@ -51,7 +51,8 @@ def check_output(
         raise OutputError(f"can't write {path}: it exists and is no regular file")
     if not force and not in_place:
         raise OutputError(f"{path} exists: --force overwrites it")
-    if not os.access(path, os.W_OK):
+    # `access` also fails on a file that another writer has just taken away.
+    if not os.access(path, os.W_OK) and path.exists():
         raise OutputError(f"can't write {path}: it is write-protected")
 
 
