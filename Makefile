@@ -1,5 +1,6 @@
 # make demo       install into .demo/ and initialise a real ResNet-50
 # make test       every check: lint, types, tests, the wheel in an environment of its own
+# make docs       build the documentation into build/docs; a warning is an error
 # make test-long  the same and the tests that take minutes
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -10,7 +11,7 @@ PIP_FLAGS ?= --quiet --disable-pip-version-check
 
 SOURCES = $(shell find onnx_ghn passes -type f -not -name '*.pyc')
 
-.PHONY: demo test test-long lint types unit wheel clean
+.PHONY: demo test test-long lint types unit wheel docs clean
 
 # A newer torch from the registry is a CUDA build of gigabytes: TORCH is installed first.
 define environment
@@ -35,7 +36,7 @@ $(VENV)/installed: setup.py pyproject.toml
 	@$(BIN)/pip install $(PIP_FLAGS) --editable ".[dev]"
 	@touch $@
 
-test: lint types unit wheel
+test: lint types unit wheel docs
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -56,6 +57,10 @@ wheel: $(VENV)/installed
 	  > build/wheel/env/lib/$$(ls build/wheel/env/lib)/site-packages/dependencies.pth
 	@build/wheel/env/bin/pip install $(PIP_FLAGS) --no-deps --force-reinstall build/wheel/onnx_ghn-*.whl
 	@cd build/wheel && env/bin/python ../../tools/check_wheel.py
+
+# Material's banner on the future of MkDocs is no warning about our pages.
+docs: $(VENV)/installed
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 test-long: test
 	$(BIN)/python -m pytest -m long -n 2

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from onnx_ghn import model_io
+from onnx_ghn.model_files import Destination, ModelLike, load, name_of
 from onnx_ghn.options import InitializeOptions, RunOptions
 from onnx_ghn.report import Report, Status
 
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from onnx_ghn.data import Source
     from onnx_ghn.evaluation import Evaluation
     from onnx_ghn.explanation import Explanation
-
-ModelLike = str | os.PathLike[str] | ir.Model
+    from onnx_ghn.ranking.candidates import ModelPath
+    from onnx_ghn.ranking.options import RankOptions
+    from onnx_ghn.ranking.results import Ranking
 
 
 def initialize(
@@ -34,6 +35,7 @@ def initialize(
     run: RunOptions | None = None,
     in_place: bool = False,
     force: bool = False,
+    shard_size: int | None = None,
     max_bytes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[ir.Model, Report]:
@@ -50,6 +52,7 @@ def initialize(
         run: How the model runs over the data.
         in_place: Overwrite the model's own file.
         force: Overwrite an output that exists.
+        shard_size: Write the tensors into data files of at most so many bytes.
         max_bytes: Refuse a model whose tensors take more.
         progress: Called with the bytes written so far and in all.
 
@@ -67,10 +70,8 @@ def initialize(
 
     options = options or InitializeOptions()
     start = time.perf_counter()
-    source, loaded = _load(model, max_bytes)
-    target = _target(source, output, in_place=in_place)
-    if target is not None:
-        model_io.check_output(target, source=source, force=force, in_place=in_place)
+    loaded = load(model, max_bytes)
+    destination = Destination.of(model, output, "init", in_place=in_place, force=force)
     parsed = time.perf_counter()
     calibration = None
     if data is not None:
@@ -80,13 +81,10 @@ def initialize(
     report = initialise.report
     assert report is not None
     report.seconds["read"] += parsed - start
-    if source is not None:
-        report.model = str(model)
-    if target is not None:
-        written = time.perf_counter()
-        model_io.save(
-            loaded, target, source=source, force=force, in_place=in_place, progress=progress
-        )
+    report.model = name_of(model)
+    written = time.perf_counter()
+    destination.save(loaded, shard_size=shard_size, progress=progress)
+    if destination.target is not None:
         report.seconds["write"] = time.perf_counter() - written
     return loaded, report
 
@@ -119,14 +117,13 @@ def inspect(
     from onnx_ghn.plan import describe, make_plan, needs_archive
 
     options = options or InitializeOptions()
-    source, loaded = _load(model, max_bytes)
+    loaded = load(model, max_bytes)
     reading, requests = read_as_asked(loaded, options)
     archive = read_info(options.hypernet) if needs_archive(options) else None
-    name = str(model) if source is not None else loaded.graph.name or ""
     plan = make_plan(reading, options, archive, requests)
     if save_plan is not None:
         plan_file.save_plan(Path(save_plan), loaded, plan.outcomes)
-    return describe(reading, plan, name)
+    return describe(reading, plan, name_of(model))
 
 
 def explain(
@@ -154,7 +151,7 @@ def explain(
     from onnx_ghn.overrides import read_as_asked
 
     options = options or InitializeOptions()
-    _, loaded = _load(model, max_bytes)
+    loaded = load(model, max_bytes)
     reading, requests = read_as_asked(loaded, options)
     return explain(reading, name, options, read_info(options.hypernet), requests)
 
@@ -169,6 +166,7 @@ def calibrate(
     seed: int = 0,
     in_place: bool = False,
     force: bool = False,
+    shard_size: int | None = None,
     max_bytes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[ir.Model, Report]:
@@ -190,6 +188,7 @@ def calibrate(
         seed: Seed of the order of the examples, and of the noise.
         in_place: Overwrite the model's own file.
         force: Overwrite an output that exists.
+        shard_size: Write the tensors into data files of at most so many bytes.
         max_bytes: Refuse a model whose tensors take more.
         progress: Called with the examples seen so far and in all.
 
@@ -205,11 +204,9 @@ def calibrate(
     from onnx_ghn.calibration import calibrate_from_data, calibrate_from_noise, unchanged
 
     options = options or RunOptions()
-    source, loaded = _load(model, max_bytes)
-    target = _target(source, output, in_place=in_place, suffix="calibrated")
-    if target is not None:
-        model_io.check_output(target, source=source, force=force, in_place=in_place)
-    report = unchanged(loaded, str(model) if source is not None else loaded.graph.name or "")
+    loaded = load(model, max_bytes)
+    destination = Destination.of(model, output, "calibrated", in_place=in_place, force=force)
+    report = unchanged(loaded, name_of(model))
     start = time.perf_counter()
     if data is None:
         calibrate_from_noise(loaded, options, report, folded=folded, seed=seed)
@@ -217,8 +214,53 @@ def calibrate(
         batches = _batches(loaded, data, options, seed, progress=progress)
         calibrate_from_data(loaded, batches, options, report, folded=folded)
     report.seconds["calibrate"] = time.perf_counter() - start
-    if target is not None:
-        model_io.save(loaded, target, source=source, force=force, in_place=in_place)
+    destination.save(loaded, shard_size=shard_size)
+    return loaded, report
+
+
+def strip(
+    model: ModelLike,
+    output: str | os.PathLike[str] | None = None,
+    options: InitializeOptions | None = None,
+    *,
+    in_place: bool = False,
+    force: bool = False,
+    shard_size: int | None = None,
+    max_bytes: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[ir.Model, Report]:
+    """Take the values of the learnable tensors out of a model: the inverse of `initialize`.
+
+    What `initialize` would set is emptied and marked with its role; everything else stays. What
+    `initialize` makes of the skeleton is what it makes of the original, bit for bit.
+
+    Args:
+        model: A path, or a model in memory, which is changed in place and not written unless
+            `output` is given.
+        output: Where to write the skeleton; `<stem>.skeleton.onnx` beside the model where None.
+        options: Which tensors are emptied: `include`, `exclude`, `roles` and `plan`; the rest is
+            of no account.
+        in_place: Overwrite the model's own file.
+        force: Overwrite an output that exists.
+        shard_size: Write the tensors that stay into data files of at most so many bytes.
+        max_bytes: Refuse a model whose tensors take more.
+        progress: Called with the bytes written so far and in all.
+
+    Returns:
+        The skeleton and the report.
+
+    Raises:
+        ModelError: The model can't be read, or a tensor that has to stay has no value.
+        OutputError: The output can't be written; nothing is left behind.
+        OptionError: A role or the plan file does not suit the model.
+    """
+    from onnx_ghn.stripping import strip_model
+
+    loaded = load(model, max_bytes)
+    destination = Destination.of(model, output, "skeleton", in_place=in_place, force=force)
+    report = strip_model(loaded, options or InitializeOptions())
+    report.model = name_of(model)
+    destination.save(loaded, shard_size=shard_size, skeleton=True, progress=progress)
     return loaded, report
 
 
@@ -266,7 +308,7 @@ def evaluate(
 
     options = options or RunOptions()
     fill = dataclasses.replace(initialize or InitializeOptions(), missing_only=True)
-    source, loaded = _load(model, max_bytes)
+    loaded = load(model, max_bytes)
     complete = copy_model(loaded)
     initialise = Initialize(fill)
     initialise(complete)
@@ -289,10 +331,64 @@ def evaluate(
     evaluation = run_evaluation(
         session, complete, batches, batch_statistics=batch_statistics, threads=options.threads
     )
-    evaluation.model = str(model) if source is not None else evaluation.model
+    evaluation.model = name_of(model)
     evaluation.initialized = report.count(Status.PREDICTED) + report.count(Status.FALLBACK)
     evaluation.warnings = warnings
     return evaluation
+
+
+def rank(
+    models: ModelPath | Iterable[ModelPath],
+    data: Source,
+    options: RankOptions | None = None,
+    *,
+    run: RunOptions | None = None,
+    out: str | os.PathLike[str] | None = None,
+    save_best: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Ranking:
+    """Rank networks by how well they do without training.
+
+    Each one gets values for the learnable tensors that have none, is calibrated on the data where
+    that set any, and is tested on it; it stays in memory no longer than that. Candidates outside
+    the archive's range are ranked and flagged; what is wrong with a single one stands in its
+    record.
+
+    Args:
+        models: Files, globs, folders, and .txt files that list such; may be empty where the
+            options ask for networks from the generator.
+        data: A folder of `class/xxx.jpg`, an `.npz` file with `x` and `y`, or an iterable of
+            (x, y).
+        options: What to rank by, how to set tensors, and on which processes.
+        run: Size of batches and images, normalisation, limit, device.
+        out: File to which each record is appended as a JSON line. A candidate that is there is
+            not scored again, so that a run that was stopped can go on.
+        save_best: Where to write the best candidate as it was tested.
+        progress: Called with the candidates that are done and all of them.
+
+    Raises:
+        OptionError: Nothing to rank, or options contradict each other.
+        DataError: The data is not there.
+        ArchiveError: The hypernetwork archive can't be loaded.
+        OutputError: `out` belongs to another ranking, or a file can't be written.
+        MissingDependencyError: ONNX Runtime or Ray is not installed.
+    """
+    from onnx_ghn import model_io
+    from onnx_ghn.ranking import loop
+    from onnx_ghn.ranking.candidates import candidates_of
+    from onnx_ghn.ranking.options import RankOptions
+
+    options = options or RankOptions()
+    given = [models] if isinstance(models, (str, os.PathLike)) else models
+    candidates = candidates_of(given, options)
+    if save_best is not None:
+        model_io.check_output(Path(save_best), source=None, force=False, in_place=False)
+    job = loop.make_job(data, options, run or RunOptions())
+    target = None if out is None else Path(out)
+    ranking = loop.run_ranking(candidates, job, target, progress)
+    if save_best is not None:
+        loop.save_best(ranking, candidates, job, Path(save_best))
+    return ranking
 
 
 def _calibrate_fresh(
@@ -335,25 +431,3 @@ def _archive_normalisation(options: InitializeOptions) -> Normalisation | None:
         return None
     config = archive.config
     return Normalisation(config.mean, config.std, f"as for the archive {config.name!r}")
-
-
-def _load(model: ModelLike, max_bytes: int | None) -> tuple[Path | None, ir.Model]:
-    if isinstance(model, ir.Model):
-        return None, model
-    source = Path(model)
-    return source, model_io.load(source, max_bytes=max_bytes)
-
-
-def _target(
-    source: Path | None,
-    output: str | os.PathLike[str] | None,
-    *,
-    in_place: bool,
-    suffix: str = "init",
-) -> Path | None:
-    """Where the result goes; None where a model in memory is not written."""
-    if output is not None:
-        return Path(output)
-    if source is None:
-        return None
-    return source if in_place else model_io.default_output(source, suffix)

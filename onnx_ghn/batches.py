@@ -138,7 +138,7 @@ class Batches:
             labels = self.data.y[indices]
             if self.form.batch and len(indices) < self.size:
                 indices = np.concatenate([indices, np.resize(self._order, self.size - len(labels))])
-            yield {self.form.name: self._prepared(self.data.x[indices])}, labels
+            yield {self.form.name: self.prepared(self.data.x[indices])}, labels
             if self._progress is not None:
                 self._progress(start + len(labels), self.examples)
 
@@ -162,7 +162,7 @@ class Batches:
 
     def to_json(self) -> dict[str, Any]:
         """What was chosen: the entry under `input` in a report."""
-        example = self._prepared(self.data.x[self._order[:1]]).shape[1:]
+        example = self.prepared(self.data.x[self._order[:1]]).shape[1:]
         return {
             "data": self.data.source,
             "examples": self.examples,
@@ -178,8 +178,8 @@ class Batches:
             "normalisation": self.normalisation.source,
         }
 
-    def _prepared(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Examples in the form that the model takes."""
+    def prepared(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Examples [n, ...] of the data, in the form that the model takes."""
         if self._image is None:
             return np.ascontiguousarray(x, self.form.dtype)
         rows, columns, channels = self._image
@@ -203,6 +203,7 @@ def make_batches(
     seed: int = 0,
     normalisation: Normalisation | None = None,
     progress: Progress | None = None,
+    read: Callable[..., Data] = load_data,
 ) -> Batches:
     """Read labelled data for a model.
 
@@ -213,6 +214,7 @@ def make_batches(
         seed: Seed of the order.
         normalisation: Used where neither the options nor the model's metadata name one.
         progress: Called after each batch.
+        read: Reads the data, as `load_data` does: one that remembers serves many models.
 
     Raises:
         DataError: The data can't be read, or does not suit the model.
@@ -222,7 +224,7 @@ def make_batches(
     options = options or RunOptions()
     form = input_form(model)
     side = max((size for size in form.size if size is not None), default=options.side)
-    data = load_data(source, side=side or None)
+    data = read(source, side=side or None)
     known = recorded_normalisation(model) or normalisation
     return Batches(data, form, options, seed=seed, normalisation=known, progress=progress)
 

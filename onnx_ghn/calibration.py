@@ -31,20 +31,8 @@ def unchanged(model: ir.Model, name: str) -> Report:
                 f"{name}: tensor {parameter.name!r} has no value, which calibration needs: "
                 "initialise the model first, or let init --calibrate do both"
             )
-        outcomes.append(
-            Outcome(
-                name=parameter.name,
-                shape=parameter.shape,
-                dtype=parameter.dtype,
-                role=str(parameter.role),
-                learnable=parameter.learnable,
-                node=None,
-                status=Status.KEPT,
-                method=None,
-                reason="calibration sets running statistics only",
-                source=parameter.source,
-            )
-        )
+        reason = "calibration sets running statistics only"
+        outcomes.append(Outcome.of(parameter, Status.KEPT, reason))
     return Report(name, outcomes)
 
 

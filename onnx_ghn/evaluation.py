@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnx_ghn.batches import Batches
+from onnx_ghn.batches import Batches, Feeds
 from onnx_ghn.data import DataError
 from onnx_ghn.errors import ModelError
 from onnx_ghn.report import FORMAT, Report, Status
-from onnx_ghn.run.session import Session
 
 Z = 1.959964
 """Standard deviations to either side that hold 95 % of a normal distribution."""
@@ -30,6 +30,22 @@ TENSORS_NAMED = 3
 _RESHAPING = frozenset({"Identity", "Cast", "Reshape", "Flatten", "Squeeze"})
 
 Interval = tuple[float, float]
+
+
+class Runner(Protocol):
+    """A loaded model: an ONNX Runtime session, or what runs in its place.
+
+    Attributes:
+        outputs: Names of the outputs, in order.
+        provider: What runs it.
+    """
+
+    outputs: tuple[str, ...]
+    provider: str
+
+    def run(self, feeds: Feeds, outputs: Collection[str] | None = None) -> dict[str, Any]:
+        """The outputs of those names for a batch."""
+        ...
 
 
 @dataclass
@@ -83,7 +99,7 @@ class Evaluation:
 
 
 def run_evaluation(
-    session: Session,
+    session: Runner,
     model: ir.Model,
     batches: Batches,
     *,
@@ -104,7 +120,7 @@ def run_evaluation(
         ModelError: The first output holds no scores, or a batch does not run.
     """
     output = session.outputs[0]
-    probabilities = _gives_probabilities(model.graph.outputs[0])
+    probabilities = gives_probabilities(model.graph.outputs[0])
     losses: list[npt.NDArray[np.float64]] = []
     ranks: list[npt.NDArray[np.int64]] = []
     times: list[tuple[int, float]] = []
@@ -117,7 +133,7 @@ def run_evaluation(
         scores = _scores(results, output, fed)[: len(labels)]
         if not classes:
             classes = scores.shape[1]
-            _check_classes(batches, classes)
+            check_classes(batches, classes)
         losses.append(_cross_entropy(scores, labels, probabilities))
         ranks.append(_ranks(scores, labels))
     loss = np.concatenate(losses)
@@ -211,7 +227,12 @@ def _scores(results: Any, name: str, fed: int) -> npt.NDArray[np.float64]:
     return scores.astype(np.float64)
 
 
-def _check_classes(batches: Batches, classes: int) -> None:
+def check_classes(batches: Batches, classes: int) -> None:
+    """Check that a model that tells `classes` apart knows the classes of the data.
+
+    Raises:
+        DataError: It does not.
+    """
     data = batches.data
     if len(data.classes) > classes:
         raise DataError(
@@ -226,7 +247,7 @@ def _check_classes(batches: Batches, classes: int) -> None:
         )
 
 
-def _gives_probabilities(output: ir.Value) -> bool:
+def gives_probabilities(output: ir.Value) -> bool:
     """Whether a Softmax makes the scores, so that they sum to 1."""
     producer = output.producer()
     while producer is not None and producer.op_type in _RESHAPING:

@@ -100,18 +100,7 @@ def make_plan(
         request = requests.get(parameter.name, Request())
         status, chosen, reason = judge_tensor(parameter, request, options, method, against[index])
         outcomes.append(
-            Outcome(
-                name=parameter.name,
-                shape=parameter.shape,
-                dtype=parameter.dtype,
-                role=str(parameter.role),
-                learnable=parameter.learnable,
-                node=node_of.get(index),
-                status=status,
-                method=chosen,
-                reason=reason,
-                source=parameter.source,
-            )
+            Outcome.of(parameter, status, reason, method=chosen, node=node_of.get(index))
         )
     return Plan(tuple(outcomes), decision)
 

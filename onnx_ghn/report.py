@@ -5,9 +5,12 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
+
+if TYPE_CHECKING:
+    from onnx_ghn.read.parameter import Parameter
 
 FORMAT = 1
 """Version of every JSON object that the tool prints."""
@@ -20,6 +23,12 @@ class Status(enum.StrEnum):
     FALLBACK = "fallback"
     CALIBRATED = "calibrated"
     KEPT = "kept"
+    REMOVED = "removed"
+    """By `strip`, which leaves type, shape and role."""
+
+
+INITIALIZED = (Status.PREDICTED, Status.FALLBACK, Status.CALIBRATED, Status.KEPT)
+"""How a tensor may end in `initialize`."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,30 @@ class Outcome:
     method: str | None
     reason: str
     source: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        parameter: Parameter,
+        status: Status,
+        reason: str,
+        *,
+        method: str | None = None,
+        node: int | None = None,
+    ) -> Outcome:
+        """The outcome for what the reader says of a tensor; `node` is that of the GHN graph."""
+        return cls(
+            name=parameter.name,
+            shape=parameter.shape,
+            dtype=parameter.dtype,
+            role=str(parameter.role),
+            learnable=parameter.learnable,
+            node=node,
+            status=status,
+            method=method,
+            reason=reason,
+            source=parameter.source,
+        )
 
     @property
     def elements(self) -> int:
@@ -121,9 +154,10 @@ class Report:
         for outcome in self.outcomes:
             elements[outcome.status] += outcome.elements
         learnable = [outcome for outcome in self.outcomes if outcome.learnable]
+        shown = [status for status in Status if status in INITIALIZED or elements[status]]
         return {
-            "tensors": {str(status): self.count(status) for status in Status},
-            "elements": {str(status): elements[status] for status in Status},
+            "tensors": {str(status): self.count(status) for status in shown},
+            "elements": {str(status): elements[status] for status in shown},
             "learnable_tensors": len(learnable),
             "learnable_elements": sum(outcome.elements for outcome in learnable),
         }

@@ -11,6 +11,9 @@ import onnx_ir.passes.common
 
 from onnx_ghn.model_copy import copy_model
 
+OBSERVED = "onnx_ghn.observed"
+"""Key in `ir.Node.meta` of a node that was rewritten; memory only, never serialised."""
+
 AXES_ARE_AN_INPUT = 18
 """Opset from which ReduceMean takes its axes as an input."""
 
@@ -48,10 +51,27 @@ class BatchStatistics(ir.passes.FunctionalPass):
     rewritten, but what it computes can't be an output of the model.
 
     Statistics are computed in float32 (float64 in a double model), in two passes over the data.
+    A node that was rewritten once is left by a second run.
 
     Attributes:
-        statistics: After a run, what is exposed, in node order.
+        statistics: After a run, what it exposed, in node order.
         hidden: After a run, by node name, why the statistics of the others are not exposed.
+
+    Examples:
+        >>> import onnx_ir as ir
+        >>> from onnx_ghn.passes import BatchStatistics
+        >>> model = ir.from_onnx_text('''
+        ... <ir_version: 10, opset_import: ["" : 21]>
+        ... net (float[n, 2, 8, 8] x) => (float[n, 2, 8, 8] y)
+        ... <float[2] s = {1, 1}, float[2] b = {0, 0}, float[2] m = {0, 0}, float[2] v = {1, 1}>
+        ... { y = BatchNormalization (x, s, b, m, v) }
+        ... ''')
+        >>> observe = BatchStatistics()
+        >>> observed = observe(model).model
+        >>> [(layer.running_mean, layer.running_variance) for layer in observe.statistics]
+        [('m', 'v')]
+        >>> len(model.graph.outputs), len(observed.graph.outputs)
+        (1, 4)
     """
 
     def __init__(
@@ -91,6 +111,9 @@ class BatchStatistics(ir.passes.FunctionalPass):
             label = node.name or node.outputs[0].name or ""
             if self.only is not None and label not in self.only:
                 continue
+            if OBSERVED in node.meta:
+                self.hidden[label] = "it was rewritten before"
+                continue
             if node.inputs[0] in without_data:
                 self.hidden[label] = "it normalises a weight"
                 continue
@@ -99,6 +122,7 @@ class BatchStatistics(ir.passes.FunctionalPass):
                 continue
             running = node.inputs[3:5]
             outputs = _observe(node, graph.opset_imports.get("", 1), taken, self.normalise)
+            node.meta[OBSERVED] = True
             modified = True
             if node.graph is not graph:
                 self.hidden[label] = "it is in the body of another node"

@@ -22,9 +22,10 @@ from onnx_ghn.model_io import record_provenance
 from onnx_ghn.options import InitializeOptions
 from onnx_ghn.overrides import read_as_asked
 from onnx_ghn.plan import Plan, describe, make_plan, needs_archive
+from onnx_ghn.read import skeleton_marks
 from onnx_ghn.read.parameter import Holder, Parameter, Role
 from onnx_ghn.read.reading import Reading
-from onnx_ghn.report import Report, Status
+from onnx_ghn.report import INITIALIZED, Report, Status
 
 META = "onnx_ghn"
 """Key in `ir.Value.meta` and `ir.Model.meta`; memory only, never serialised."""
@@ -40,13 +41,37 @@ class Initialize(ir.passes.InPlacePass):
     """Set the learnable initializers of a model, each lazily evaluated when it is saved.
 
     Idempotent: the same options give the same bits, and a second run on the same model object
-    changes nothing. Structure, names, inputs and outputs stay as they are; a Constant,
-    ConstantOfShape or Identity node that gave a parameter becomes an initializer of the same
-    name, and a parameter that was a graph input gets an initializer.
+    changes nothing, unless somebody replaced a tensor in between. Structure, names, inputs and
+    outputs stay as they are; a Constant, ConstantOfShape or Identity node that gave a parameter
+    becomes an initializer of the same name, and a parameter that was a graph input gets an
+    initializer.
+
+    Run it before passes that merge equal tensors or fold constants (de-duplication of
+    initializers, onnxscript's optimizer): placeholders that are equal are not tied.
 
     Attributes:
         options: What is set, and how.
         report: The outcome of each tensor after a run.
+
+    Examples:
+        >>> import onnx_ir as ir
+        >>> from onnx_ghn import InitializeOptions
+        >>> from onnx_ghn.passes import Initialize
+        >>> model = ir.from_onnx_text('''
+        ... <ir_version: 10, opset_import: ["" : 21]>
+        ... net (float[n, 3] x) => (float[n, 2] y)
+        ... <float[2, 3] weight = {0, 0, 0, 0, 0, 0}, float[2] bias = {0, 0}>
+        ... { y = Gemm <transB = 1> (x, weight, bias) }
+        ... ''')
+        >>> initialize = Initialize(InitializeOptions(method="classical", seed=1))
+        >>> initialize(model).modified
+        True
+        >>> for outcome in initialize.report.outcomes:
+        ...     print(outcome.name, outcome.role, outcome.status, outcome.method)
+        weight linear fallback orthogonal
+        bias bias fallback constant
+        >>> initialize(model).modified
+        False
     """
 
     def __init__(
@@ -87,6 +112,7 @@ class Initialize(ir.passes.InPlacePass):
         calibrated = plan.indices(Status.CALIBRATED)
         runs = bool(calibrated) or self._calibration is not None
         modified = self._inject(model, reading, plan, draws, report, cache=runs)
+        modified = modified or self._calibration is not None
         predicted = time.perf_counter()
         report.seconds = {"read": read - start, "predict": predicted - read}
         if self._calibration is not None:
@@ -95,12 +121,33 @@ class Initialize(ir.passes.InPlacePass):
             self._calibrate(model, reading, calibrated, report)
         if runs:
             report.seconds["calibrate"] = time.perf_counter() - predicted
-        if self._calibration is None:
-            self._warn_of_stale_statistics(reading, plan, report)
-        self._record(model, report)
+        if modified:
+            if self._calibration is None:
+                self._warn_of_stale_statistics(reading, plan, report)
+            self._record(model, report)
         self.report = report
         model.meta[META] = report
         return ir.passes.PassResult(model, modified)
+
+    def ensures(self, model: ir.Model) -> None:
+        """Check each tensor that the pass set against what the model says of it.
+
+        Raises:
+            PostconditionError: A learnable tensor has no value, or one of another shape or type.
+        """
+        for graph in model.graphs():
+            for value in graph.initializers.values():
+                mark = value.meta.get(META)
+                if mark is None:
+                    continue
+                tensor = value.const_value
+                if tensor is None or tensor.dtype != (value.dtype or tensor.dtype):
+                    raise ir.passes.PostconditionError(f"{value.name!r} has no value of its type")
+                shape = value.shape
+                if shape is not None and shape.is_static() and shape != tensor.shape:
+                    raise ir.passes.PostconditionError(
+                        f"{value.name!r} is declared as {shape} but has a value of {tensor.shape}"
+                    )
 
     def _describe_archive(self) -> ArchiveInfo | None:
         """The archive's description, read without torch; None where it can't matter."""
@@ -162,10 +209,11 @@ class Initialize(ir.passes.InPlacePass):
                 tensor = _lazy(parameter, draws[index], cache=cache)
             else:
                 continue
-            if parameter.value.meta.get(META) == mark:
+            if parameter.value.meta.get(META) == _Mark(mark, parameter.value.const_value):
                 continue
-            value = _set(parameter, tensor)
-            value.meta[META] = mark
+            value = set_value(parameter, tensor)
+            skeleton_marks.unmark(value)
+            value.meta[META] = _Mark(mark, tensor)
             replaced[parameter.holder] += 1
             modified = True
         for holder in (Holder.CONSTANT, Holder.CONSTANT_OF_SHAPE, Holder.IDENTITY):
@@ -175,7 +223,7 @@ class Initialize(ir.passes.InPlacePass):
                 )
         if replaced[Holder.INPUT]:
             report.changes.append(f"{replaced[Holder.INPUT]} graph input(s) given an initializer")
-        if modified and _needs_ir_version_4(model):
+        if modified and needs_ir_version_4(model):
             report.changes.append(f"IR version raised from {model.ir_version} to 4")
             model.ir_version = 4
         return modified
@@ -216,9 +264,24 @@ class Initialize(ir.passes.InPlacePass):
         archive = report.decision.get("archive")
         if archive and report.count(Status.PREDICTED):
             provenance |= {"archive": archive["name"], "archive_sha256": archive["sha256"]}
-        for status in Status:
+        for status in INITIALIZED:
             provenance[str(status)] = report.count(status)
         record_provenance(model, provenance)
+
+
+class _Mark:
+    """What set a value, and to which tensor: equal only while that very tensor is there."""
+
+    def __init__(self, source: tuple[Any, ...], tensor: ir.TensorProtocol | None) -> None:
+        self.source = source
+        self.tensor = tensor
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _Mark) and self.tensor is other.tensor and self.source == other.source
+        )
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 def _lazy(parameter: Parameter, draw: Draw, *, cache: bool) -> ir.LazyTensor:
@@ -245,7 +308,7 @@ def _statistic(parameter: Parameter) -> ir.Tensor:
     return ir.Tensor(array, dtype=parameter.dtype, name=parameter.name)
 
 
-def _set(parameter: Parameter, tensor: ir.TensorProtocol) -> ir.Value:
+def set_value(parameter: Parameter, tensor: ir.TensorProtocol) -> ir.Value:
     """Make `tensor` the parameter's value; returns the value that now holds it."""
     value = parameter.value
     if parameter.holder is Holder.INITIALIZER:
@@ -273,7 +336,7 @@ def _set(parameter: Parameter, tensor: ir.TensorProtocol) -> ir.Value:
     return held
 
 
-def _needs_ir_version_4(model: ir.Model) -> bool:
+def needs_ir_version_4(model: ir.Model) -> bool:
     """Before IR version 4 every initializer has to be a graph input too."""
     return model.ir_version < 4 and any(
         not value.is_graph_input() for value in model.graph.initializers.values()

@@ -43,6 +43,19 @@ class UnfoldBatchNormalization(ir.passes.FunctionalPass):
     Attributes:
         layers: After a run, what was unfolded, in node order.
         left: After a run, by the weight's name, why a Conv that qualifies was left.
+
+    Examples:
+        >>> import onnx_ir as ir
+        >>> from onnx_ghn.passes import UnfoldBatchNormalization
+        >>> model = ir.from_onnx_text('''
+        ... <ir_version: 10, opset_import: ["" : 21]>
+        ... net (float[n, 1, 8, 8] x) => (float[n, 2, 8, 8] y)
+        ... <float[2, 1, 1, 1] weight = {1, 2}, float[2] bias = {0, 0}>
+        ... { c = Conv (x, weight, bias)  y = Relu (c) }
+        ... ''')
+        >>> unfolded = UnfoldBatchNormalization()(model).model
+        >>> [node.op_type for node in unfolded.graph]
+        ['Conv', 'BatchNormalization', 'Relu']
     """
 
     def __init__(self) -> None:
@@ -65,7 +78,8 @@ class UnfoldBatchNormalization(ir.passes.FunctionalPass):
                 self.left[str(weight.name)] = "its weight has no value"
             else:
                 layers.append(_unfold(copy.graph, node, weight, bias))
-        copy.ir_version = max(copy.ir_version, 4)  # before, initializers had to be inputs
+        if layers:
+            copy.ir_version = max(copy.ir_version, 4)  # before, initializers had to be inputs
         self.layers = tuple(layers)
         return ir.passes.PassResult(copy, modified=bool(layers))
 

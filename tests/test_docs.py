@@ -28,7 +28,14 @@ def test_use(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     (shell,) = blocks("sh")
     lines = [shlex.split(line, comments=True) for line in shell.strip().splitlines()]
-    assert [line[1] for line in lines] == ["init", "eval", "eval", "calibrate", "doctor"]
+    assert [line[1] for line in lines] == [
+        "init",
+        "eval",
+        "eval",
+        "calibrate",
+        "finetune",
+        "doctor",
+    ]
     for line in lines:
         monkeypatch.setattr(sys, "argv", line)
         with pytest.raises(SystemExit) as exit:

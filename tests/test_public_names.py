@@ -11,6 +11,8 @@ PUBLIC = [
     "ArchiveError",
     "DataError",
     "Evaluation",
+    "FinetuneOptions",
+    "FinetuneResult",
     "InitializeOptions",
     "MissingDependencyError",
     "ModelError",
@@ -18,16 +20,22 @@ PUBLIC = [
     "OptionError",
     "Outcome",
     "OutputError",
+    "RankOptions",
+    "Ranking",
+    "Record",
     "Report",
     "RunOptions",
     "Status",
     "UnsupportedOperatorError",
     "calibrate",
     "evaluate",
+    "finetune",
     "initialize",
     "inspect",
+    "rank",
+    "strip",
 ]
-PASSES = ["BatchStatistics", "Calibrate", "Initialize"]
+PASSES = ["BatchStatistics", "Calibrate", "Initialize", "UnfoldBatchNormalization"]
 
 
 def test_public_names_are_these():

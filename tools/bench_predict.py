@@ -1,18 +1,27 @@
 """Times each stage of a prediction: process CPU seconds of one thread, values written out included.
 
-Usage: python tools/bench_predict.py [--size t|s|l|xl|ghn2|FILE.pt]... [--repeat N] MODEL...
+Usage: python tools/bench_predict.py [--size t|s|l|xl|ghn2|FILE.pt]... [--repeat N]
+                                      [--reference DIR]... MODEL...
 
 MODEL is an ONNX file, which is read first (stage `read`), or a parity fixture (.npz), which holds
 its graph. Sizes are those of the published hypernetworks, with seeded random weights; a file is
 an archive. `first` is the first prediction of a fresh process state, the other columns are the
 least of N repetitions. `fit` makes every predicted tensor in full; `peak` is the most memory that
 the process has held.
+
+With --reference (folders to put on the module path: a checkout of the reference, one of ppuda, and
+what else they import) the reference predicts the torchvision model that the file is named after,
+in a process of its own right after ours, and the ratios of CPU seconds are printed: reading to its
+graph stage, and the whole path to the whole.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -59,6 +68,7 @@ def main() -> int:
     parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("--size", action="append", help="hypernetwork; t where left out")
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--reference", action="append", type=Path, metavar="DIR", default=[])
     arguments = parser.parse_args()
     print("| hypernet | model | nodes | M values | read | encode | decode | fit | total | first |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
@@ -66,8 +76,33 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             archive = _archive(size, Path(folder))
         for model in arguments.models:
-            _row(size, model, archive, arguments.repeat)
+            ours = _row(size, model, archive, arguments.repeat)
+            if arguments.reference:
+                _compare(size, model, ours, arguments.reference, arguments.repeat)
     return 0
+
+
+def _compare(
+    size: str, model: Path, ours: tuple[float, float], folders: list[Path], repeat: int
+) -> None:
+    """Run the reference on the same model and print the ratios."""
+    network = SIZES[size]
+    name = model.stem.split(".")[0]
+    paths = [str(folder.resolve()) for folder in folders]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")]),
+        "OMP_NUM_THREADS": "1",
+    }
+    sizes = (network.hidden, network.layers, network.heads, repeat)
+    script = Path(__file__).with_name("reference_times.py")
+    command = [sys.executable, str(script), *map(str, sizes), name]
+    result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    row = json.loads(result.stdout.strip().splitlines()[-1])
+    print(
+        f"{size} {name}: reference graph {row['graph']:.3f} s, total {row['total']:.3f} s, "
+        f"peak {row['peak_mb']:.0f} MB; ours / reference: read {ours[0] / row['graph']:.2f}, "
+        f"total {ours[1] / row['total']:.2f}"
+    )
 
 
 def _archive(size: str, folder: Path) -> Archive:
@@ -84,7 +119,8 @@ def _archive(size: str, folder: Path) -> Archive:
     return archive
 
 
-def _row(size: str, model: Path, archive: Archive, repeat: int) -> None:
+def _row(size: str, model: Path, archive: Archive, repeat: int) -> tuple[float, float]:
+    """Print a row; the least seconds of reading, and of the whole."""
     runs = []
     for _ in range(max(2, repeat)):
         start = time.process_time()
@@ -104,6 +140,7 @@ def _row(size: str, model: Path, archive: Archive, repeat: int) -> None:
     print(f"| {size} | {model.stem} | {len(reading.graph)} | {values / 1e6:.1f} | {cells} |")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{size} {model.stem}: peak {peak:.0f} MB", file=sys.stderr)
+    return least[0], total
 
 
 def _predict(reading: Any, archive: Archive) -> tuple[float, float, float]:

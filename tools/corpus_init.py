@@ -5,9 +5,11 @@ For each skeleton: `initialize`, then
   checker   onnx.checker with full check passes wherever the input passes
   run       ONNX Runtime loads it and gives finite outputs on noise, wherever it could run the input
   varied    every learnable matrix that was set is finite and not constant
+  signal    with --signal: the standard deviation of the first output's logits on unit-variance
+            noise lies within [0.05, 20] (tools/signal_scale.py)
 
     python tools/corpus_init.py [--corpus DIR] [--method ghn] [--only GLOB] [--every K]
-                                [--offset N] [--json OUT]
+                                [--offset N] [--signal] [--json OUT]
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ import onnx
 
 sys.path.insert(0, str(Path(__file__).parent))
 import graph_diff
+import signal_scale
 
 import onnx_ghn
 from onnx_ghn import model_io
@@ -59,7 +62,12 @@ def materializer(corpus: Path) -> ModuleType:
 
 
 def check(
-    corpus: Path, row: dict[str, str], method: str, folder: Path, source: Path | None = None
+    corpus: Path,
+    row: dict[str, str],
+    method: str,
+    folder: Path,
+    source: Path | None = None,
+    signal: bool = False,
 ) -> dict[str, Any]:
     """Initialise one model; the result says what went wrong under `problems`."""
     source = source or corpus / "models" / row["file"]
@@ -78,7 +86,7 @@ def check(
             # quantised weights and stripped constants can be kept only where they have bytes
             materialised = folder / row["file"]
             materializer(corpus).main([str(source), str(materialised)])
-            return check(corpus, row, method, folder, materialised) | {"materialised": True}
+            return check(corpus, row, method, folder, materialised, signal) | {"materialised": True}
         problems.append(f"refused: {error}")
         return result
     except Exception as error:
@@ -89,9 +97,23 @@ def check(
     result["warnings"] = report.warnings
     if target.exists():
         problems += _problems(source, target, row, report)
+        if signal and row["ort_run"] == "ok":
+            _measure_signal(target, result)
         for file in folder.iterdir():
             file.unlink()
     return result
+
+
+def _measure_signal(target: Path, result: dict[str, Any]) -> None:
+    """Put the scale of the first output's logits into the result, and a problem if it is off."""
+    try:
+        deviations = signal_scale.measure(target)
+    except onnx_ghn.OnnxGhnError:
+        return  # what can't be run is a problem of its own
+    result["signal"] = deviations
+    first = next(iter(deviations.values()), None)
+    if first is not None and not signal_scale.is_alive(first):
+        result["problems"].append(f"signal: standard deviation {first:.3g} at the logits")
 
 
 def _problems(
@@ -156,13 +178,16 @@ def main() -> int:
     parser.add_argument("--only", default="*", metavar="GLOB")
     parser.add_argument("--every", type=int, default=1, metavar="K", help="every K-th model")
     parser.add_argument("--offset", type=int, default=0, metavar="N", help="from the N-th on")
+    parser.add_argument("--signal", action="store_true", help="measure the logits' scale, too")
     parser.add_argument("--json", type=Path, metavar="OUT")
     arguments = parser.parse_args()
     rows = [row for row in index(arguments.corpus) if fnmatch.fnmatch(row["file"], arguments.only)]
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for row in rows[arguments.offset :: arguments.every]:
-            result = check(arguments.corpus, row, arguments.method, Path(folder))
+            result = check(
+                arguments.corpus, row, arguments.method, Path(folder), signal=arguments.signal
+            )
             results.append(result)
             for problem in result["problems"]:
                 print(f"{row['file']}: {problem}", flush=True)

@@ -17,11 +17,15 @@ COMMANDS = {
     "inspect": "Show what init would do to each tensor, and why. Writes nothing.",
     "calibrate": "Estimate the running statistics of BatchNormalization from data.",
     "eval": "Test how well a model classifies labelled data, and how fast.",
+    "strip": "Take the learnable weights out of a model; init fills the skeleton again.",
+    "rank": "Rank networks by how well they do without training.",
+    "finetune": "Train a model on labelled data by gradient descent, and write it as ONNX.",
     "convert": "Make an archive of a published GHN-2 or GHN-3 checkpoint.",
     "train": "Train a hypernetwork on labelled images.",
+    "olive-config": "Write the package config by which Olive finds the pass OnnxGhnInit.",
     "doctor": "Check the installation: versions, ONNX Runtime, devices.",
 }
-"""Command name to one line of help; the command's module has the same name."""
+"""Command name to one line of help; the command's module has the same name, with underscores."""
 
 EXIT_FINDING = 1
 EXIT_ERROR = 2
@@ -37,7 +41,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        return importlib.import_module(f"onnx_ghn.cli.{cmd_name}").command
+        return importlib.import_module(f"onnx_ghn.cli.{cmd_name.replace('-', '_')}").command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -13,6 +13,7 @@ from onnx_ghn.cli.options import (
     format_option,
     max_bytes_option,
     options_of,
+    output_options,
     quiet_option,
     strict_option,
     verbose_option,
@@ -29,15 +30,7 @@ from onnx_ghn.options import RunOptions
     help="Labelled data: a folder of class/xxx.jpg, or an .npz file with x and y. Labels are not "
     "used.  [default: seeded noise]",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="Where to write the result.  [default: <stem>.calibrated.onnx beside the model]",
-)
-@click.option("--in-place", is_flag=True, help="Overwrite the model itself.")
-@click.option("--force", is_flag=True, help="Overwrite an output that exists.")
+@output_options("calibrated")
 @click.option(
     "--folded",
     is_flag=True,
@@ -63,6 +56,7 @@ def command(
     output: Path | None,
     in_place: bool,
     force: bool,
+    shard_size: int | None,
     folded: bool,
     seed: int,
     output_format: str,
@@ -95,6 +89,7 @@ def command(
             seed=seed,
             in_place=in_place,
             force=force,
+            shard_size=shard_size,
             max_bytes=max_bytes,
             progress=progress,
         )

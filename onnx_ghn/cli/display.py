@@ -17,6 +17,7 @@ STYLES = {
     Status.FALLBACK: "cyan",
     Status.CALIBRATED: "magenta",
     Status.KEPT: "dim",
+    Status.REMOVED: "yellow",
 }
 
 

@@ -14,6 +14,7 @@ from onnx_ghn.cli.options import (
     format_option,
     max_bytes_option,
     options_of,
+    output_options,
     quiet_option,
     strict_option,
     verbose_option,
@@ -26,15 +27,7 @@ RUN = ("batch_size", "side", "mean", "std", "limit", "device")
 
 @click.command("init", epilog="The input is never changed unless --in-place is given.")
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="Where to write the result.  [default: <stem>.init.onnx beside the model]",
-)
-@click.option("--in-place", is_flag=True, help="Overwrite the model itself.")
-@click.option("--force", is_flag=True, help="Overwrite an output that exists.")
+@output_options("init")
 @options_of(InitializeOptions)
 @click.option(
     "--calibrate",
@@ -58,6 +51,7 @@ def command(
     output: Path | None,
     in_place: bool,
     force: bool,
+    shard_size: int | None,
     data: Path | None,
     output_format: str,
     strict: bool,
@@ -99,6 +93,7 @@ def command(
             run=collect(RunOptions, values),
             in_place=in_place,
             force=force,
+            shard_size=shard_size,
             max_bytes=max_bytes,
             progress=progress,
         )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from collections.abc import Callable, Collection
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,15 +21,40 @@ class _Numbers(click.ParamType):
 
     name = "numbers"
 
+    def __init__(self, kind: type[int] | type[float]) -> None:
+        self._kind = kind
+
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[float, ...]:
         if isinstance(value, tuple):
             return value
         try:
-            return tuple(float(part) for part in value.split(","))
+            return tuple(self._kind(part) for part in value.split(","))
         except ValueError:
             self.fail(f"{value!r} is not a number, nor numbers with commas between them", param)
+
+
+class _Size(click.ParamType):
+    """A number of bytes: 4096, 500MB, 2GB, 1.5GiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        found = _SIZE.fullmatch(value.strip())
+        size = 0
+        if found:
+            number, prefix, binary = found.groups()
+            unit = 1024 if binary else 1000
+            size = int(Decimal(number) * unit ** (" KMGT".index(prefix.upper()) if prefix else 0))
+        if size < 1:
+            self.fail(f"{value!r} is no size: give bytes, or a size as 500MB, 2GB or 1.5GiB", param)
+        return size
+
+
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)\s*(?:([KMGT])(i)?)?B?", re.IGNORECASE)
 
 
 def options_of(cls: type, only: Collection[str] | None = None) -> Callable[[Command], Command]:
@@ -69,12 +96,54 @@ def _option(field: dataclasses.Field[Any], hint: Any) -> Callable[[Command], Com
         keywords.update(type=float, show_default=True)
     elif hint == tuple[str, ...]:
         keywords["multiple"] = True
-    elif hint == tuple[float, ...]:
-        keywords["type"] = _Numbers()
+    elif hint in (tuple[float, ...], tuple[int, ...]):
+        keywords["type"] = _Numbers(typing.get_args(hint)[0])
+    elif hint == int | None:
+        keywords["type"] = click.IntRange(min=metadata.get("min"))
+    elif hint == float | None:
+        keywords["type"] = float
     elif Path in typing.get_args(hint):
         keywords["type"] = click.Path(path_type=Path)
     flag = metadata.get("flag", f"--{field.name.replace('_', '-')}")
     return click.option(flag, field.name, **keywords)
+
+
+def output_options(suffix: str) -> Callable[[Command], Command]:
+    """Decorate a command that writes a model with the options that say where and how.
+
+    They are --output, --in-place, --force and --shard-size.
+
+    Args:
+        suffix: What the default output has before `.onnx`.
+    """
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(
+            (
+                click.option(
+                    "-o",
+                    "--output",
+                    type=click.Path(path_type=Path),
+                    default=None,
+                    help=f"Where to write the result.  [default: <stem>.{suffix}.onnx beside the "
+                    "model]",
+                ),
+                click.option("--in-place", is_flag=True, help="Overwrite the model itself."),
+                click.option("--force", is_flag=True, help="Overwrite an output that exists."),
+                click.option(
+                    "--shard-size",
+                    type=_Size(),
+                    default=None,
+                    metavar="SIZE",
+                    help="Write the tensors into data files of at most this size, as 500MB or "
+                    "2GB.  [default: one file; models over 1.5 GiB get one data file]",
+                ),
+            )
+        ):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 format_option = click.option(
@@ -92,10 +161,10 @@ strict_option = click.option(
 )
 max_bytes_option = click.option(
     "--max-bytes",
-    type=click.IntRange(min=1),
+    type=_Size(),
     default=None,
-    metavar="N",
-    help="Refuse a model whose tensors take more than N bytes.",
+    metavar="SIZE",
+    help="Refuse a model whose tensors take more, as 500MB or 64GiB.  [default: 256GiB]",
 )
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
 verbose_option = click.option(

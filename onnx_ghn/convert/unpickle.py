@@ -3,20 +3,24 @@
 A pickle is a program: unpickling calls whatever it names. This reader lets it name ordered
 dictionaries, tensors and their storages only, and gives numpy arrays. Three containers: a bare
 pickle whose tensors are pickled storages (what joblib writes of a state dict), the zip of
-`torch.save`, and its older stream of pickles.
+`torch.save`, and its older stream of pickles. Each may be compressed as a whole, as joblib does.
 """
 
 from __future__ import annotations
 
 import argparse
+import bz2
+import gzip
 import io
+import lzma
 import math
 import pickle
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +44,15 @@ DTYPES = {
 }
 
 
+MAX_RATIO = 64
+"""Weights hardly compress: a file that grows by more than this is an attack."""
+
+MAX_INFLATED = 8 << 30
+"""Bytes that a compressed file may grow to; the largest published checkpoint has 2.6 GB."""
+
+_CHUNK = 1 << 20
+
+
 def read_checkpoint(path: Path) -> Any:
     """Read a checkpoint: nested dicts, lists, tuples, plain values, and numpy arrays for tensors.
 
@@ -48,7 +61,8 @@ def read_checkpoint(path: Path) -> Any:
             than tensors, containers and plain values.
     """
     try:
-        with path.open("rb") as stream:
+        with path.open("rb") as file:
+            stream = _inflated(file)
             if zipfile.is_zipfile(stream):
                 stream.seek(0)
                 return _read_zip(stream)
@@ -70,8 +84,56 @@ def read_checkpoint(path: Path) -> Any:
         MemoryError,
         RecursionError,
         zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
     ) as error:
         raise ArchiveError(f"{path}: truncated, or not a checkpoint ({error})") from error
+
+
+def _inflated(file: IO[bytes]) -> IO[bytes]:
+    """The file itself, or what is compressed in it (zlib, gzip, bzip2, xz, lzma) within limits."""
+    start = file.read(6)
+    file.seek(0)
+    inflated: IO[bytes]
+    if start[:1] == b"\x78" and int.from_bytes(start[:2], "big") % 31 == 0:
+        inflated = cast(IO[bytes], _Zlib(file))
+    elif start[:2] == b"\x1f\x8b":
+        inflated = cast(IO[bytes], gzip.GzipFile(fileobj=file))
+    elif start[:3] == b"BZh":
+        inflated = bz2.BZ2File(file)
+    elif start == b"\xfd7zXZ\x00" or start[:3] == b"\x5d\x00\x00":
+        inflated = lzma.LZMAFile(file)  # noqa: SIM115 (the caller closes the file below it)
+    else:
+        return file
+    limit = min(MAX_INFLATED, MAX_RATIO * _size(file) + _CHUNK)
+    file.seek(0)
+    content = io.BytesIO()
+    while chunk := inflated.read(_CHUNK):
+        content.write(chunk)
+        if content.tell() > limit:
+            raise pickle.UnpicklingError(
+                f"it is compressed and grows beyond {limit} bytes, which no weights do"
+            )
+    content.seek(0)
+    return content
+
+
+class _Zlib(io.RawIOBase):
+    """Reads a zlib stream, no more of it at once than is asked for."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._zlib = zlib.decompressobj()
+
+    def read(self, count: int = -1) -> bytes:
+        """The next bytes, at most `count`; none at the end."""
+        while not self._zlib.eof:
+            waiting = self._zlib.unconsumed_tail or self._file.read(_CHUNK)
+            if not waiting:
+                raise EOFError("the compressed stream ends early")
+            if data := self._zlib.decompress(waiting, count):
+                return data
+        return b""
 
 
 def _read_zip(stream: IO[bytes]) -> Any:

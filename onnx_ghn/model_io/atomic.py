@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -65,8 +66,12 @@ class AtomicFile:
             FileExistsError: The name is taken.
             OSError: It can't be done.
         """
-        if overwrite and path.is_file():
-            os.fchmod(self.file.fileno(), path.stat().st_mode & 0o777)
+        if overwrite:
+            # Somebody else may take it away at any moment: one look, not two.
+            with contextlib.suppress(FileNotFoundError):
+                status = path.lstat()
+                if stat.S_ISREG(status.st_mode):
+                    os.fchmod(self.file.fileno(), status.st_mode & 0o777)
         if self._temporary is None and not overwrite:
             self._link(path)
             return

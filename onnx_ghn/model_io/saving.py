@@ -59,6 +59,7 @@ def save(
     in_place: bool = False,
     external_data: bool | None = None,
     shard_size: int | None = None,
+    skeleton: bool = False,
     progress: Progress | None = None,
 ) -> None:
     """Write a model; the model in memory stays as it is.
@@ -70,8 +71,10 @@ def save(
         force: Whether another file may be overwritten.
         in_place: Whether `source` itself is to be overwritten.
         external_data: Whether tensors go into a data file; where None, they do if the source's
-            did or if they take more than `MAX_EMBEDDED_BYTES`.
-        shard_size: Start another data file when one would exceed so many bytes.
+            did, if they take more than `MAX_EMBEDDED_BYTES`, or if a shard size is given.
+        shard_size: Start another data file when one would exceed so many bytes. A larger tensor
+            gets a file of its own.
+        skeleton: Whether tensors may be without a value; they are written as type and shape.
         progress: Called after each tensor.
 
     Raises:
@@ -85,10 +88,14 @@ def save(
     check_output(target, source=source, force=force, in_place=in_place)
     if origin is not None and any(same_file(target, used) for used in origin.data_files):
         raise OutputError(f"{path} holds weights of the input: give another output")
-    values = _initializers(model)
+    values = _initializers(model, skeleton=skeleton)
     total = sum(_tensor(value).nbytes for value in values)
     if external_data is None:
-        external_data = total > MAX_EMBEDDED_BYTES or _has_external_data(origin, values)
+        external_data = (
+            shard_size is not None
+            or total > MAX_EMBEDDED_BYTES
+            or _has_external_data(origin, values)
+        )
     try:
         _check_free_space(target, total)
         if external_data:
@@ -115,15 +122,17 @@ class _Counter:
             self._progress(self._done, self._total)
 
 
-def _initializers(model: ir.Model) -> list[ir.Value]:
-    """The initializers of all graphs, each with a value.
+def _initializers(model: ir.Model, *, skeleton: bool) -> list[ir.Value]:
+    """The initializers of all graphs that have a value: in a complete model, each.
 
     Raises:
         ModelError: One has none, or a node's attribute has none.
     """
-    values = [value for graph in model.graphs() for value in graph.initializers.values()]
-    for value in values:
-        if not holds_bytes(value.const_value):
+    values = []
+    for value in (value for graph in model.graphs() for value in graph.initializers.values()):
+        if holds_bytes(value.const_value):
+            values.append(value)
+        elif not skeleton:
             raise ModelError(
                 f"tensor {quote(value.name or '')} has no value (its data is missing) and nothing "
                 "has set it: add its data, or let it be initialised with --include or --role"
@@ -146,7 +155,7 @@ def _tensor(value: ir.Value) -> ir.TensorProtocol:
 
 
 def _has_external_data(origin: Origin | None, values: Sequence[ir.Value]) -> bool:
-    if origin is not None and origin.data_files:
+    if values and origin is not None and origin.data_files:
         return True
     return any(isinstance(value.const_value, ir.ExternalTensor) for value in values)
 
@@ -251,7 +260,7 @@ def _write_embedded(model: ir.Model, target: Path, counter: _Counter, *, overwri
             if size:
                 _write_tensor(value, file, counter)
             else:
-                counter.add(_tensor(value).nbytes)
+                counter.add(_tensor(value).nbytes if holds_bytes(_tensor(value)) else 0)
         file.sync()
         with exclusive(target.parent):
             file.publish(target, overwrite=overwrite)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from onnx_ghn.errors import OutputError
@@ -45,15 +46,26 @@ def check_output(
         raise OutputError(f"--in-place overwrites {source}: it takes no other output ({path})")
     if is_source and not in_place:
         raise OutputError(f"{path} is the input: give another output, or --in-place")
-    if not path.exists():
+    # Another writer may take the file away, or put one there, between two looks at it.
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
         return
-    if not path.is_file():
+    if not stat.S_ISREG(status.st_mode):
         raise OutputError(f"can't write {path}: it exists and is no regular file")
     if not force and not in_place:
         raise OutputError(f"{path} exists: --force overwrites it")
-    # `access` also fails on a file that another writer has just taken away.
-    if not os.access(path, os.W_OK) and path.exists():
+    if not os.access(path, os.W_OK) and _is_still(path, status):
         raise OutputError(f"can't write {path}: it is write-protected")
+
+
+def _is_still(path: Path, status: os.stat_result) -> bool:
+    """Whether the file at `path` is the one that had this status."""
+    try:
+        now = path.lstat()
+    except FileNotFoundError:
+        return False
+    return (now.st_ino, now.st_ctime_ns) == (status.st_ino, status.st_ctime_ns)
 
 
 def same_file(first: Path, second: Path) -> bool:

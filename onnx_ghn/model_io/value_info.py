@@ -20,6 +20,9 @@ _DROPPED = "onnx_ghn.value_info"
 _TYPE = "onnx_ghn.type"
 """In `ir.Value.meta`: the TypeProto that onnx-ir can't hold."""
 
+_ADDED = "onnx_ghn.entry"
+"""In `ir.Value.metadata_props`: the entry is there for metadata only, the file had none before."""
+
 _FOREIGN = ("map_type", "opaque_type")
 
 
@@ -52,11 +55,25 @@ def remember(
         for info in graph_proto.value_info:
             initializer = graph.initializers.get(info.name)
             if initializer is not None and not initializer.is_graph_input():
-                initializer.meta[_DECLARED] = True
+                initializer.meta[_DECLARED] = _ADDED not in initializer.metadata_props
             elif info.name not in held:
                 dropped.append(info)
         if dropped:
             graph.meta[_DROPPED] = dropped
+
+
+def note_added_entry(value: ir.Value) -> None:
+    """Note in the metadata of an initializer whether its value_info entry exists for that only.
+
+    With the metadata gone (`drop_added_entry`), the entry goes, too.
+    """
+    if not value.meta.get(_DECLARED) and not value.is_graph_input():
+        value.metadata_props[_ADDED] = "added for metadata"
+
+
+def drop_added_entry(value: ir.Value) -> None:
+    """Take back `note_added_entry`."""
+    value.metadata_props.pop(_ADDED, None)
 
 
 def restore(proto: onnx.ModelProto, model: ir.Model) -> None:

@@ -174,25 +174,44 @@ def is_activation(flow: DataFlow, node: ir.Node) -> bool:
     """Whether a node ends a ReLU-like activation, whole (Relu) or decomposed (x * Sigmoid(x))."""
     if node.op_type == "FusedConv":
         return "activation" in node.attributes
-    if node.op_type in RELU_LIKE:
-        return True
-    if node.op_type != "Mul" or len(node.inputs) != 2 or not all(map(flow.is_data, node.inputs)):
-        return _is_scaled_activation(flow, node)
-    return any(_gates(flow, node.inputs[i], node.inputs[1 - i]) for i in (0, 1))
+    return node.op_type in RELU_LIKE or activation_source(flow, node) is not None
 
 
-def _is_scaled_activation(flow: DataFlow, node: ir.Node) -> bool:
-    """The closing `* 0.5` of GELU, or `/ 6` of a hard swish."""
-    if node.op_type not in ("Mul", "Div") or flow.kind(node.inputs[1]) == "data":
-        return False
+def activation_source(flow: DataFlow, node: ir.Node) -> ir.Value | None:
+    """What goes into the decomposed activation that a node ends, or None where it ends none.
+
+    That is x of x * squash(x); the closing `* 0.5` of GELU, or `/ 6` of a hard swish, ends the
+    same activation once more.
+    """
+    if node.op_type not in ("Mul", "Div") or len(node.inputs) != 2:
+        return None
+    if node.op_type == "Mul" and all(map(flow.is_data, node.inputs)):
+        return _gated(flow, node)
+    if flow.kind(node.inputs[1]) == "data":
+        return None
     inner = behind(flow, node.inputs[0])
-    return (
-        inner is not None
-        and inner.op_type == "Mul"
-        and len(inner.inputs) == 2
-        and all(map(flow.is_data, inner.inputs))
-        and any(_gates(flow, inner.inputs[i], inner.inputs[1 - i]) for i in (0, 1))
-    )
+    if inner is None or inner.op_type != "Mul" or not all(map(flow.is_data, inner.inputs)):
+        return None
+    return _gated(flow, inner)
+
+
+def _gated(flow: DataFlow, product: ir.Node) -> ir.Value | None:
+    """The factor of a product that the other factor is a squash of."""
+    for index in (0, 1):
+        signal = _unscaled(flow, product.inputs[index])
+        if _gates(flow, product.inputs[1 - index], signal):
+            return signal
+    return None
+
+
+def _unscaled(flow: DataFlow, signal: ir.Value | None) -> ir.Value | None:
+    """The x of `0.5 * x`, where GELU's half comes first."""
+    node = behind(flow, signal)
+    if node is None or node.op_type != "Mul" or len(node.inputs) != 2:
+        return signal
+    data = [value for value in node.inputs if flow.is_data(value)]
+    constant = [v for v in node.inputs if not flow.is_data(v) and not flow.is_param(v)]
+    return data[0] if len(data) == 1 and constant else signal
 
 
 def _gates(flow: DataFlow, gate: ir.Value | None, signal: ir.Value | None) -> bool:

@@ -1,15 +1,33 @@
-"""Gains: what offsets the variance that a non-linearity takes before a weight.
+"""Gains: what makes up for the scale at which the signal arrives at a weight.
 
-The gain of f is 1 / E[f(x)^2] for x of mean 0 and variance 1 (He et al., 2015, "Delving deep into
-rectifiers", derive the 2 of ReLU; the others here are the same integral done numerically).
-A product of two independent factors (a gated unit, squeeze-and-excitation) has both gains.
+A weight of variance `gain / fan_in` gives outputs of variance 1 where `gain` is the inverse of
+its input's second moment (He et al., 2015, "Delving deep into rectifiers", derive the 2 of ReLU;
+the other activations are the same integral E[f(x)^2] over a normal x, done numerically). One pass
+over the graph estimates the second moment of every value: a norm and a layer with a weight start
+anew at 1, an activation takes its share, a sum of two signals has the sum of their means and of
+their variances, a product of independent factors the product. (The mean counts: a ReLU halves a
+signal around 0, but passes a stream of positive sums.) So the weights behind the residual sums of
+a network without norms, whose BatchNorm was folded away for instance, are smaller, and the signal
+keeps its scale however many branches are added up.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
+import numpy as np
 import onnx_ir as ir
 
-from onnx_ghn.read.context import NORMS, behind, comes_from, is_activation
+from onnx_ghn.read.constants import has_value, root_tensor
+from onnx_ghn.read.context import (
+    NORMS,
+    PASSING,
+    activation_source,
+    behind,
+    comes_from,
+    linear_before,
+)
 from onnx_ghn.read.dataflow import DataFlow
 
 SECOND_MOMENT_GAIN = {
@@ -18,7 +36,6 @@ SECOND_MOMENT_GAIN = {
     "PRelu": 2.0,
     "ThresholdedRelu": 2.0,
     "Clip": 2.0,
-    "FusedConv": 2.0,
     "Elu": 1.55,
     "Celu": 1.55,
     "Selu": 1.0,
@@ -37,6 +54,12 @@ SECOND_MOMENT_GAIN = {
 }
 """Operator -> gain, at the default parameters of the operator."""
 
+_RECTIFIERS = frozenset({"Relu", "LeakyRelu", "PRelu", "ThresholdedRelu", "Clip"})
+"""Activations that cut off what is negative, or nearly so."""
+
+_BOUNDED = frozenset({"Tanh", "Sigmoid", "HardSigmoid", "Softplus", "Softsign"})
+"""Activations whose output does not grow with their input, or hardly."""
+
 _SQUASH_GAIN = {
     "Erf": 2.35,
     "Sigmoid": 2.81,
@@ -47,30 +70,173 @@ _SQUASH_GAIN = {
 }
 """Squash inside a decomposed activation x * squash(x) -> gain of the whole."""
 
-_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "FusedGemm", "Einsum"})
-_SELECTING = frozenset({"MaxPool", "AveragePool", "GlobalMaxPool", "Pad", "Slice", "Split"})
+_KEEPING = PASSING | {
+    *("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool", "ReduceMean", "ReduceMax"),
+    *("Pad", "Slice", "Split", "Gather", "GatherND", "Tile", "Resize", "Upsample", "Dropout"),
+    *("DepthToSpace", "SpaceToDepth", "Neg", "Abs", "Max", "Min", "Where", "GridSample"),
+    *("QuantizeLinear", "Concat", "LRN", "Roll", "ScatterND", "ScatterElements"),
+}
+"""Operators whose output has the second moment of their signals, more or less."""
+
 _STEPS = frozenset({"Add", "Mul", "Div", "Sub", "Pow", "Neg", "Reshape", "Transpose", "Cast"})
-_MAX_DEPTH = 8
+_ROOTS = frozenset({"Sqrt", "Rsqrt", "ReduceL2", "LpNormalization"})
+_TO_ROOT = PASSING | {"Reciprocal", "Div", "Add", "Max", "Clip"}
+_PRODUCTS = frozenset({"MatMul", "FusedMatMul", "Einsum"})
+
+LIMITS = (2.0**-20, 2.0**10)
+"""Smallest and largest gain: an estimate beyond is a sign of an error, not of a signal."""
 
 
-def gain_before(flow: DataFlow, value: ir.Value | None, depth: int = _MAX_DEPTH) -> float:
-    """The gain for a weight that multiplies `value`; 1 after a layer, a norm or an input."""
-    node = behind(flow, value)
-    if node is None or depth == 0 or node.op_type in NORMS or node.op_type in _LAYERS:
+class Moments:
+    """The second moment of every value, estimated for unit-variance inputs."""
+
+    def __init__(self, flow: DataFlow, depth_scales: Mapping[ir.Node, float]) -> None:
+        """Estimate them, in one pass over the nodes.
+
+        Args:
+            flow: The traced model.
+            depth_scales: By linear node, the factor of its weight, see `residual`.
+        """
+        self._flow = flow
+        self._depth_scales = depth_scales
+        self._moments: dict[ir.Value, float] = {}
+        self._means: dict[ir.Value, float] = {}
+        for node in flow.nodes:
+            if any(map(flow.is_signal, node.outputs)):
+                mean, moment = self._estimate_mean(node), self._estimate(node)
+                for output in node.outputs:
+                    self._moments[output] = moment
+                    if mean:
+                        self._means[output] = mean
+
+    def gain(self, value: ir.Value | None) -> float:
+        """The gain for a weight that multiplies `value`; 1 after a layer, a norm or an input."""
+        return float(np.clip(1.0 / self._of(value), *LIMITS))
+
+    def _of(self, value: ir.Value | None) -> float:
+        if value is None:
+            return 1.0
+        # What is almost nothing stays above it, so that the inverse exists.
+        return max(self._moments.get(self._flow.resolve(value), 1.0), 1e-12)
+
+    def _mean(self, value: ir.Value | None) -> float:
+        return 0.0 if value is None else self._means.get(self._flow.resolve(value), 0.0)
+
+    def _estimate_mean(self, node: ir.Node) -> float:
+        """The mean of a node's outputs; 0 where it isn't followed."""
+        signals = [v for v in node.inputs if v is not None and self._flow.is_signal(v)]
+        if not signals:
+            return 0.0
+        if node.op_type in _RECTIFIERS:
+            return self._rectified(signals[0])[0]
+        if node.op_type in ("Add", "Sum"):
+            return sum(map(self._mean, signals))
+        if node.op_type == "BatchNormalization":
+            return self._mean(signals[0]) if self._is_fixed(node) else 0.0
+        if node.op_type in _KEEPING:
+            return sum(map(self._mean, signals)) / len(signals)
+        return 0.0
+
+    def _rectified(self, value: ir.Value) -> tuple[float, float]:
+        """Mean and second moment of max(x, 0) for a normal x."""
+        mean, moment = self._mean(value), self._of(value)
+        deviation = math.sqrt(max(moment - mean**2, 1e-12))
+        z = mean / deviation
+        above = 0.5 * (1 + math.erf(z / math.sqrt(2)))
+        density = math.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+        first = mean * above + deviation * density
+        return first, moment * above + mean * deviation * density
+
+    def _estimate(self, node: ir.Node) -> float:
+        """The second moment of a node's outputs."""
+        flow, op = self._flow, node.op_type
+        if op == "BatchNormalization" and self._is_fixed(node):
+            return self._of(node.inputs[0])
+        if op in NORMS:
+            return 1.0
+        if node.outputs and linear_before(flow, node.outputs[0]) is node:
+            fused = 2.0 if op == "FusedConv" and "activation" in node.attributes else 1.0
+            return self._depth_scales.get(node, 1.0) ** 2 / fused
+        signals = [v for v in node.inputs if v is not None and flow.is_signal(v)]
+        if not signals:
+            return 1.0
+        source = activation_source(flow, node)
+        if source is not None:
+            squash = comes_from(flow, node.outputs[0], lambda n: n.op_type in _SQUASH_GAIN, _STEPS)
+            return self._of(source) / (2.0 if squash is None else _SQUASH_GAIN[squash.op_type])
+        if op in _RECTIFIERS:
+            return self._rectified(signals[0])[1]
+        if op in SECOND_MOMENT_GAIN:
+            return (1.0 if op in _BOUNDED else self._of(signals[0])) / SECOND_MOMENT_GAIN[op]
+        if op in ("Add", "Sub", "Sum"):
+            variances = [self._of(v) - self._mean(v) ** 2 for v in signals]
+            mean = sum(map(self._mean, signals)) if op != "Sub" else 0.0
+            return sum(variances) + mean**2 + self._constant(node) ** 2
+        if op == "Mul":
+            return self._product(node, signals)
+        if op == "Div":
+            return self._quotient(node, signals)
+        if op in _PRODUCTS:
+            return self._mixed(signals)
+        if op in _KEEPING:
+            return sum(map(self._of, signals)) / len(signals)
         return 1.0
-    if node.op_type in ("Mul", "Div") and is_activation(flow, node):
-        squash = comes_from(flow, value, lambda n: n.op_type in _SQUASH_GAIN, _STEPS)
-        return 2.0 if squash is None else _SQUASH_GAIN[squash.op_type]
-    if node.op_type == "FusedConv" and not is_activation(flow, node):
-        return 1.0
-    if node.op_type in SECOND_MOMENT_GAIN:
-        return SECOND_MOMENT_GAIN[node.op_type]
-    signals = [v for v in node.inputs if flow.is_data(v)]
-    if node.op_type == "Mul":  # a gate, or a scale by a constant
-        gain = 1.0
+
+    @staticmethod
+    def _is_fixed(node: ir.Node) -> bool:
+        """Whether a BatchNormalization keeps running statistics that the file has values for.
+
+        They belong to the earlier weights, hence do not normalise; those without a value are
+        estimated anew.
+        """
+        variance = node.inputs[4] if len(node.inputs) > 4 else None
+        return (
+            variance is not None
+            and not node.attributes.get_int("training_mode", 0)
+            and has_value(variance)
+        )
+
+    def _product(self, node: ir.Node, signals: list[ir.Value]) -> float:
+        """A gate, a scale by a constant, or a division by a standard deviation."""
+        if len(signals) > 1 and any(map(self._is_deviation, signals)):
+            return 1.0
+        product = 1.0
         for signal in signals:
-            gain *= gain_before(flow, signal, depth - 1)
-        return gain
-    if signals and (node.op_type in _SELECTING or node.op_type == "Concat"):
-        return gain_before(flow, signals[0], depth - 1)
-    return 1.0
+            product *= self._of(signal)
+        return product * self._constant(node, neutral=1.0) ** 2
+
+    def _quotient(self, node: ir.Node, signals: list[ir.Value]) -> float:
+        if signals[0] is not node.inputs[0] or len(signals) > 1:
+            return 1.0
+        divisor = self._constant(node, neutral=1.0)
+        return self._of(signals[0]) / (divisor**2 or 1.0)
+
+    def _mixed(self, signals: list[ir.Value]) -> float:
+        """A product of two signals: weights that sum to one keep the scale of the values."""
+        for index, signal in enumerate(signals):
+            before = behind(self._flow, signal)
+            if before is not None and before.op_type == "Softmax" and len(signals) == 2:
+                return self._of(signals[1 - index])
+        return 1.0
+
+    def _is_deviation(self, value: ir.Value) -> bool:
+        """Whether a value is the inverse of a norm or of a standard deviation."""
+        node = behind(self._flow, value)
+        if node is None or node.op_type not in ("Reciprocal", "Div", "Rsqrt", "Pow"):
+            return False
+        if node.op_type == "Pow":
+            return self._constant(node) < 0
+        return comes_from(self._flow, value, lambda n: n.op_type in _ROOTS, _TO_ROOT, 4) is not None
+
+    def _constant(self, node: ir.Node, neutral: float = 0.0) -> float:
+        """The number that a node combines its signal with; the neutral one where it isn't known."""
+        for value in node.inputs:
+            if value is None or self._flow.is_signal(value):
+                continue
+            tensor = root_tensor(self._flow.resolve(value))
+            if tensor is None or tensor.size != 1 or not tensor.dtype.is_floating_point():
+                continue
+            if not self._flow.is_param(value):
+                number = float(tensor.numpy().reshape(()))
+                return number if np.isfinite(number) else neutral
+        return neutral

@@ -1,4 +1,4 @@
-"""Marks that an exporter leaves in a file, which are trusted where they are."""
+"""Marks that exporters and strippers leave in a file, which are trusted where they are."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import onnx_ir as ir
 
 _KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
 _FOLDED = "pkg.onnxscript.optimizer.folded_from"
+_WEIGHTLESS = "TRT_WEIGHTLESS"
+"""What polygraphy's weight-strip writes into the doc string of a tensor that it empties."""
 
 _ARITHMETIC = frozenset(
     {
@@ -38,9 +40,9 @@ class Mark(enum.Enum):
 
 
 def mark_of(value: ir.Value) -> Mark | None:
-    """The mark of torch.export's graph signature or of onnxscript's constant folding, or None."""
+    """The mark of torch.export, of onnxscript's constant folding or of polygraphy, or None."""
     kind = value.metadata_props.get(_KIND, "")
-    if kind.endswith("PARAMETER"):
+    if kind.endswith("PARAMETER") or _is_weightless(value):
         return Mark.PARAMETER
     if kind.endswith(("BUFFER", "CONSTANT_TENSOR")):
         return Mark.BUFFER
@@ -48,6 +50,11 @@ def mark_of(value: ir.Value) -> Mark | None:
     if folded and _is_computed(value.name or "", folded):
         return Mark.COMPUTED
     return None
+
+
+def _is_weightless(value: ir.Value) -> bool:
+    tensor = value.const_value
+    return tensor is not None and (tensor.doc_string or "").startswith(_WEIGHTLESS)
 
 
 def _is_computed(name: str, folded: str) -> bool:

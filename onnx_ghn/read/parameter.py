@@ -82,8 +82,8 @@ class Parameter:
         groups: Convolution groups.
         blocks: Independent matrices stacked along the logical out axis (packed q, k, v: 3;
             LSTM gates: 4 for each direction; a recurrent bias: twice that, input biases first).
-        gain: Square of the gain that keeps the variance through the non-linearity *before*
-            this weight: 2 after ReLU, 2.35 after GELU, 1 after linear, norm or input.
+        gain: Inverse of the estimated second moment of what this weight multiplies: 2 after ReLU,
+            2.35 after GELU, 1 after linear, norm or input, less after sums of signals.
         neutral: The do-nothing value: 1 for a norm scale, 0 for one used as `1 + w`, for biases.
         depth_scale: 1, or `1/sqrt(n)` for the last projection of a residual branch in a
             pre-norm transformer of n residual branches (two a block).

@@ -1,7 +1,8 @@
 """Ties: one parameter that a file stores as several tensors gets one value in all of them.
 
 A tie needs a proof. Structure proves it where one tensor only gives the statistics by which
-another is standardised; values prove it between an embedding and an output layer of its shape.
+another is standardised; values prove it between an embedding and an output layer of its shape, and
+a skeleton's mark where the values are gone.
 Equal values elsewhere prove nothing: the layers of a fresh network are often copies.
 """
 
@@ -12,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from onnx_ghn.read import skeleton_marks
 from onnx_ghn.read.layout import Layout, Transpose
 from onnx_ghn.read.norms import stored_array
 from onnx_ghn.read.parameter import Holder, Parameter, Role
@@ -46,6 +48,7 @@ def tie(
         )
         _join(result, index[source], index[name])
     _tie_heads(result)
+    _tie_marked(result)
     return tuple(result)
 
 
@@ -66,6 +69,15 @@ def _tie_heads(parameters: list[Parameter]) -> None:
             if fits and _is_same(parameters[table], parameter):
                 _join(parameters, table, head)
                 break
+
+
+def _tie_marked(parameters: list[Parameter]) -> None:
+    """Tie what was tied before its values were taken out of the file."""
+    index = {parameter.name: k for k, parameter in enumerate(parameters)}
+    for copy, parameter in enumerate(parameters):
+        first = index.get(skeleton_marks.tie_of(parameter.value), copy)
+        if first != copy and parameters[first].logical_shape == parameter.logical_shape:
+            _join(parameters, first, copy)
 
 
 def _is_stored(parameter: Parameter) -> bool:

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 
 import onnx_ir as ir
 
-from onnx_ghn.read import elementwise, norms, positions, slots, spectra
+from onnx_ghn.read import elementwise, norms, positions, skeleton_marks, slots, spectra
 from onnx_ghn.read.constants import Shape, has_value, root_tensor
 from onnx_ghn.read.dataflow import FLOATS, DataFlow
 from onnx_ghn.read.finding import Finding, Use, keep
 from onnx_ghn.read.forms import Logical, logical, operand
-from onnx_ghn.read.gains import gain_before
+from onnx_ghn.read.gains import Moments
 from onnx_ghn.read.given import GivenRole, as_given
 from onnx_ghn.read.layout import Layout, Transpose
 from onnx_ghn.read.marks import Mark, mark_of
@@ -63,11 +63,12 @@ def judge(
         flow: `trace(model)`.
         given: By name, roles that the user gives; they go before every rule and mark.
     """
-    given = given or {}
+    given = {**skeleton_marks.given_roles(model), **(given or {})}
     uses: dict[ir.Value, list[Use]] = {root: [] for root in flow.roots}
     for node in flow.nodes:
         _collect(flow, node, uses)
     scales = depth_scales(flow)
+    moments = Moments(flow, scales)
     parameters: list[Parameter] = []
     copies: dict[str, tuple[str, Transpose]] = {}
     for root in flow.roots:
@@ -77,7 +78,7 @@ def judge(
             found = as_given(role, found, use)
         elif found.role is Role.CONSTANT and _holder(flow, root)[0] is Holder.INPUT:
             continue  # an input like any other
-        parameters.append(_parameter(flow, root, found, use, uses[root], scales))
+        parameters.append(_parameter(flow, root, found, use, uses[root], scales, moments))
         if found.copy is not None and found.learnable:
             source, permutation = found.copy
             copies[parameters[-1].name] = (flow.original(source).name or "", permutation)
@@ -128,13 +129,14 @@ def _parameter(
     use: Use | None,
     uses: list[Use],
     scales: dict[ir.Node, float],
+    moments: Moments,
 ) -> Parameter:
     original = flow.original(root)
     shape = flow.shape(root) or ()
     view = _view(flow, found, use, shape)
     gain, depth = 1.0, 1.0
     if use is not None and found.role in _ROLES_WITH_GAIN and len(use.node.inputs) > 1:
-        gain = gain_before(flow, use.node.inputs[0 if use.index else 1])
+        gain = moments.gain(use.node.inputs[0 if use.index else 1])
         depth = scales.get(use.node, 1.0)
     holder, source = _holder(flow, root)
     return Parameter(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import onnx_ir as ir
@@ -43,6 +43,7 @@ class Interpreter:
         *,
         batch_statistics: bool = False,
         record_statistics: bool = False,
+        tracked: Collection[str] = (),
         device: str | torch.device = "cpu",
         autocast: torch.dtype | None = None,
         channels_last: bool = False,
@@ -54,6 +55,10 @@ class Interpreter:
             batch_statistics: Let BatchNormalization use the statistics of the batch in place of
                 the running ones.
             record_statistics: Fill `statistics` at each call; implies `batch_statistics`.
+            tracked: Names of running means, each given as a parameter together with its running
+                variance. The BatchNormalization that takes it normalises with the statistics of
+                the batch and moves the two in place by its momentum, as a torch module in train
+                mode does.
             device: Where to compute. Inputs and parameters must be there.
             autocast: Element type of torch's mixed precision (bfloat16, float16), None for none.
             channels_last: Give inputs of rank 4 the channels-last memory format, which
@@ -67,6 +72,7 @@ class Interpreter:
         self._options = RunOptions(
             batch_statistics=batch_statistics or record_statistics,
             recorded=self.statistics if record_statistics else None,
+            tracked=frozenset(tracked),
         )
         self._device = torch.device(device)
         self._autocast = autocast

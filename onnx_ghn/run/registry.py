@@ -45,10 +45,13 @@ class RunOptions:
         batch_statistics: BatchNormalization normalises with the statistics of the batch.
         recorded: Where BatchNormalization puts (mean, unbiased variance) of each batch under
             the names of its two statistics inputs, or None to record nothing.
+        tracked: Names of running means. The BatchNormalization that takes one normalises with
+            the statistics of the batch, and moves its running statistics in place.
     """
 
     batch_statistics: bool = False
     recorded: dict[tuple[str, str], tuple[Any, Any]] | None = None
+    tracked: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)

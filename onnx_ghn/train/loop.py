@@ -32,6 +32,9 @@ from onnx_ghn.train.setup import Setup
 from onnx_ghn.train.worker import Worker
 
 POLL_SECONDS = 0.25
+CACHED_KERNELS = "16000"
+"""oneDNN compiles a convolution for each new shape, which takes up to hundreds of milliseconds, and
+keeps 1,024 of them; a corpus of architectures has many more."""
 
 
 class Interrupted(Exception):
@@ -60,6 +63,8 @@ def train(setup: Setup, show: Show, *, processes: int = 1) -> Monitor | None:
     Raises:
         Interrupted: By SIGINT or SIGTERM, after the state was saved.
     """
+    # oneDNN reads it at its first use, in this process and in those that it starts.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", CACHED_KERNELS)
     with _signals_raise():
         if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             from onnx_ghn.train.distributed import train_synchronously

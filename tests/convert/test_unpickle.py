@@ -1,10 +1,14 @@
 """A hostile checkpoint runs nothing, and a damaged one is a clear error."""
 
+import bz2
+import gzip
 import io
+import lzma
 import os
 import pickle
 import struct
 import zipfile
+import zlib
 from argparse import Namespace
 from collections import OrderedDict
 from pathlib import Path
@@ -15,7 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onnx_ghn.convert.unpickle import read_checkpoint
+from onnx_ghn.convert.unpickle import MAX_RATIO, read_checkpoint
 from onnx_ghn.errors import ArchiveError
 
 PUBLISHED = Path(__file__).parent.parent / "hypernet" / "data" / "ghn2tiny_hf.pt"
@@ -237,3 +241,41 @@ def test_random_bytes_are_read_or_refused(tmp_path_factory, content, start):
 def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(ArchiveError, match="no such checkpoint"):
         read_checkpoint(tmp_path / "absent.pt")
+
+
+COMPRESSORS = {
+    "zlib": zlib.compress,
+    "gzip": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "lzma": lambda data: lzma.compress(data, format=lzma.FORMAT_ALONE),
+}
+
+
+@pytest.mark.parametrize("name", COMPRESSORS)
+def test_a_compressed_file_reads_as_the_plain_one(tmp_path, name):
+    expected = read_checkpoint(PUBLISHED)
+    compressed = tmp_path / "file.pt"
+    compressed.write_bytes(COMPRESSORS[name](PUBLISHED.read_bytes()))
+    read = read_checkpoint(compressed)
+    assert list(read) == list(expected)
+    for key, value in expected.items():
+        np.testing.assert_array_equal(read[key], value)
+
+
+@pytest.mark.parametrize("name", COMPRESSORS)
+def test_a_truncated_compressed_file_is_an_error(tmp_path, name):
+    content = COMPRESSORS[name](PUBLISHED.read_bytes())
+    damaged = tmp_path / "file.pt"
+    damaged.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ArchiveError, match="truncated"):
+        read_checkpoint(damaged)
+
+
+@pytest.mark.parametrize("name", COMPRESSORS)
+def test_a_compressed_bomb_is_refused_before_it_fills_memory(tmp_path, name):
+    bomb = tmp_path / "file.pt"
+    bomb.write_bytes(COMPRESSORS[name](bytes(64 << 20)))
+    assert bomb.stat().st_size * MAX_RATIO < 32 << 20
+    with pytest.raises(ArchiveError, match="grows beyond"):
+        read_checkpoint(bomb)

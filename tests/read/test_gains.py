@@ -27,6 +27,8 @@ CASES = [
     ("g1 = Sigmoid (x) a = Mul (x, g1)", 2.81),
     ("q = Mul (x, k) g1 = Sigmoid (q) a = Mul (x, g1)", 2.81),
     ("d = Div (x, root) e = Erf (d) p = Add (e, one) m = Mul (x, p) a = Mul (m, half)", 2.35),
+    ("r = Relu (x) t = MatMul (r, w) a = Add (x, t)", 0.5),  # a sum of two signals
+    ("a = Mul (x, half)", 4.0),
     ("r = Relu (x) t = MatMul (r, w) u = Sigmoid (t) a = Mul (r, u)", 2.0 * 3.41),  # a gate
 ]
 
@@ -50,3 +52,20 @@ def test_gains_are_inverse_second_moments(operator):
     assert 1 / np.mean(np.square(y, dtype=np.float64)) == pytest.approx(
         SECOND_MOMENT_GAIN[operator], rel=0.01
     )
+
+
+def test_a_rectified_stream_of_sums_grows_as_it_does(verdicts):
+    """Eight residual blocks without norms, against a simulation."""
+    blocks = "".join(
+        f"c{k} = MatMul (r{k}, w) s{k} = Add (r{k}, c{k}) r{k + 1} = Relu (s{k})" for k in range(8)
+    )
+    found = verdicts(
+        f"""g (float[2, 8] in) => (y) <float[8, 8] w, float[8, 8] w2>
+        {{ x = MatMul (in, w) r0 = Relu (x) {blocks} y = MatMul (r8, w2) }}"""
+    )
+    generator = np.random.default_rng(0)
+    stream = np.maximum(generator.standard_normal(200_000), 0)
+    # A deep network's branches are scaled down by the root of their number.
+    for _ in range(8):
+        stream = np.maximum(stream + 8**-0.5 * generator.standard_normal(200_000), 0)
+    assert 1 / found["w2"].gain == pytest.approx(np.mean(np.square(stream)), rel=0.15)

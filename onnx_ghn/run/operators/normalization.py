@@ -21,6 +21,8 @@ def _is_training(node: NodeView) -> bool:
 
 
 def _unread_statistics(node: NodeView) -> Sequence[int]:
+    if node.input_name(3) in node.options.tracked:
+        return ()
     of_batch = node.options.batch_statistics or _is_training(node)
     return (3, 4) if of_batch and not _outputs_statistics(node) else ()
 
@@ -46,6 +48,8 @@ def _batch_norm(node: NodeView) -> Kernel:
 
 
 def _single_output(node: NodeView, epsilon: float, training: bool) -> Kernel:
+    if node.input_name(3) in node.options.tracked:
+        return _tracking_batch_norm(node, epsilon)
     if node.options.recorded is not None:
         return _recording_batch_norm(node, epsilon)
     of_batch = training or node.options.batch_statistics
@@ -57,6 +61,17 @@ def _single_output(node: NodeView, epsilon: float, training: bool) -> Kernel:
         return torch.batch_norm(x, scale, shift, mean, var, False, 0.0, epsilon, True)
 
     return of_the_batch if of_batch else running
+
+
+def _tracking_batch_norm(node: NodeView, epsilon: float) -> Kernel:
+    # Torch's momentum is the share of the new value, ONNX's that of the old one. Torch keeps the
+    # unbiased variance, where ONNX's own training mode says the biased one.
+    share = 1 - node.attributes.get_float("momentum", 0.9)
+
+    def track(x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        return torch.batch_norm(x, scale, shift, mean, variance, True, share, epsilon, True)
+
+    return track
 
 
 def _recording_batch_norm(node: NodeView, epsilon: float) -> Kernel:

@@ -1,0 +1,1 @@
+"""Fine-tuning: ONNX in, ONNX out, trained by gradient descent in torch."""

@@ -1,0 +1,1 @@
+"""Ranks networks by what they are worth without training: `rank`."""
