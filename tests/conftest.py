@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import io
 import os
 import warnings
@@ -30,6 +31,16 @@ def _folder(variable: str, default: str) -> Path:
 def corpus() -> Path:
     """The folder of ONNX skeletons; skips where it is absent."""
     return _folder("ONNX_GHN_CORPUS", "corpus")
+
+
+@pytest.fixture(scope="session")
+def materialize(corpus: Path) -> Callable[..., onnx.ModelProto]:
+    """The corpus's own function that fills a skeleton: `materialize(model, seed=0)`."""
+    spec = importlib.util.spec_from_file_location("materialize", corpus / "materialize.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.materialize
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import os
 from pathlib import Path
 
@@ -46,15 +45,6 @@ def cases() -> list[object]:
                 marks = [pytest.mark.long] if size > SMALL else []
                 found.append(pytest.param(row["file"], marks=marks, id=row["file"]))
     return found
-
-
-@pytest.fixture(scope="module")
-def materialize():
-    """The corpus's own function that fills a skeleton with random values."""
-    spec = importlib.util.spec_from_file_location("materialize", CORPUS / "materialize.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.materialize
 
 
 def feeds(session: onnxruntime.InferenceSession) -> dict[str, np.ndarray]:
