@@ -296,6 +296,7 @@ def evaluate(
         OptionError: The options contradict the model or the data, or there is no such device.
         MissingDependencyError: ONNX Runtime, or its CUDA build, is not installed.
     """
+    from onnx_ghn.batches import archive_normalisation
     from onnx_ghn.evaluation import (
         run_evaluation,
         warnings_of_missing,
@@ -314,7 +315,7 @@ def evaluate(
     initialise(complete)
     report = initialise.report
     assert report is not None
-    archive = _archive_normalisation(fill) if report.count(Status.PREDICTED) else None
+    archive = archive_normalisation(fill) if report.count(Status.PREDICTED) else None
     batches = _batches(complete, data, options, fill.seed, archive, progress)
     warnings = warnings_of_missing(report)
     tested = complete
@@ -395,12 +396,11 @@ def _calibrate_fresh(
     data: Source, options: InitializeOptions, run: RunOptions, model: ir.Model, report: Report
 ) -> None:
     """Calibrate a model that was just initialised."""
-    from onnx_ghn.calibration import calibrate_from_data
+    from onnx_ghn.batches import archive_normalisation
+    from onnx_ghn.calibration import calibrate_fresh
 
-    batches = _batches(model, data, run, options.seed, _archive_normalisation(options))
-    # Scaling a Conv that was kept would undo its training.
-    kept = any(outcome.learnable and outcome.status is Status.KEPT for outcome in report.outcomes)
-    calibrate_from_data(model, batches, run, report, folded=not kept)
+    batches = _batches(model, data, run, options.seed, archive_normalisation(options))
+    calibrate_fresh(model, batches, run, report)
 
 
 def _batches(
@@ -416,18 +416,3 @@ def _batches(
     return make_batches(
         data, model, options, seed=seed, normalisation=normalisation, progress=progress
     )
-
-
-def _archive_normalisation(options: InitializeOptions) -> Normalisation | None:
-    """How images were normalised for the archive, where it predicts."""
-    from onnx_ghn.batches import Normalisation
-    from onnx_ghn.hypernet.archive import read_info
-    from onnx_ghn.plan import GHN, decide, needs_archive
-
-    if not needs_archive(options):
-        return None
-    archive = read_info(options.hypernet)
-    if decide(options, archive)["method"] != GHN:
-        return None
-    config = archive.config
-    return Normalisation(config.mean, config.std, f"as for the archive {config.name!r}")

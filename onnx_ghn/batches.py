@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,11 @@ import onnx_ir as ir
 from onnx_ghn.data import Data, DataError, Labels, Source, load_data
 from onnx_ghn.errors import MissingDependencyError, OptionError
 from onnx_ghn.input_form import InputForm, input_form
-from onnx_ghn.options import RunOptions
+from onnx_ghn.options import InitializeOptions, RunOptions
 from onnx_ghn.random_stream import RandomStream
+
+if TYPE_CHECKING:
+    from onnx_ghn.hypernet.config import ArchiveConfig
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in a grey value (ITU-R BT.601)."""
@@ -45,9 +48,25 @@ class Normalisation:
     std: tuple[float, ...] = ()
     source: str = "as none was given"
 
+    @classmethod
+    def of(cls, config: ArchiveConfig) -> Normalisation:
+        """That of the images for which an archive predicts."""
+        return cls(config.mean, config.std, f"as for the archive {config.name!r}")
+
     def fits(self, channels: int) -> bool:
         """Whether the numbers suit images of so many channels."""
         return all(len(numbers) in (0, 1, channels) for numbers in (self.mean, self.std))
+
+
+def archive_normalisation(options: InitializeOptions) -> Normalisation | None:
+    """How images were normalised for the archive, where it predicts."""
+    from onnx_ghn.hypernet.archive import read_info
+    from onnx_ghn.plan import GHN, decide, needs_archive
+
+    if not needs_archive(options):
+        return None
+    archive = read_info(options.hypernet)
+    return Normalisation.of(archive.config) if decide(options, archive)["method"] == GHN else None
 
 
 def recorded_normalisation(model: ir.Model) -> Normalisation | None:

@@ -46,6 +46,13 @@ def calibrate_from_noise(
     _update(report, calibrate.notes, "noise")
 
 
+def calibrate_fresh(model: ir.Model, batches: Batches, options: RunOptions, report: Report) -> None:
+    """Calibrate from data what was just initialised; arguments as for `calibrate_from_data`."""
+    # Scaling a Conv that was kept would undo its training.
+    kept = any(outcome.learnable and outcome.status is Status.KEPT for outcome in report.outcomes)
+    calibrate_from_data(model, batches, options, report, folded=not kept)
+
+
 def calibrate_from_data(
     model: ir.Model, batches: Batches, options: RunOptions, report: Report, *, folded: bool
 ) -> None:

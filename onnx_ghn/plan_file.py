@@ -21,7 +21,7 @@ import onnx_ir as ir
 from onnx_ghn.errors import OptionError, OutputError
 from onnx_ghn.fallback import MATRIX_METHODS, MATRIX_ROLES
 from onnx_ghn.model_hash import model_sha256
-from onnx_ghn.model_io.atomic import AtomicFile
+from onnx_ghn.model_io.atomic import write_whole
 from onnx_ghn.read.parameter import Role
 from onnx_ghn.report import Outcome, Status
 
@@ -103,10 +103,7 @@ def save_plan(path: Path, model: ir.Model, outcomes: Iterable[Outcome]) -> None:
         f"{lines}\n]}}\n"
     )
     try:
-        with AtomicFile(path.parent) as output:
-            output.file.write(text.encode())
-            output.sync()
-            output.publish(path, overwrite=False)
+        write_whole(path, text.encode(), overwrite=False)
     except FileExistsError as error:
         raise OutputError(
             f"{path} exists and may hold edits: choose another name for the plan, or remove it"

@@ -18,11 +18,11 @@ from torch import nn
 
 import onnx_ghn
 from onnx_ghn import FinetuneOptions, RunOptions
+from onnx_ghn.checkpoint_file import CheckpointError
 from onnx_ghn.data import DataError, load_data
 from onnx_ghn.errors import ModelError, OptionError, OutputError
 from onnx_ghn.finetuning.feed import Feed
 from onnx_ghn.finetuning.weights import Weights
-from onnx_ghn.train.checkpoint import CheckpointError
 
 STEPS = 100
 

@@ -10,13 +10,10 @@ import click
 from onnx_ghn.cli import EXIT_FINDING
 from onnx_ghn.cli.options import (
     collect,
-    format_option,
-    max_bytes_option,
     options_of,
     output_options,
     quiet_option,
-    strict_option,
-    verbose_option,
+    report_options,
 )
 from onnx_ghn.options import RunOptions
 
@@ -45,11 +42,8 @@ from onnx_ghn.options import RunOptions
     help="Seed of the order of the examples, and of the noise.",
 )
 @options_of(RunOptions)
-@format_option
-@strict_option
-@max_bytes_option
+@report_options
 @quiet_option
-@verbose_option
 def command(
     model: Path,
     data: Path | None,
@@ -76,10 +70,10 @@ def command(
     onnx-ghn calibrate model.onnx --data train.npz --batch-size 128 -o calibrated.onnx
     """
     from onnx_ghn.api import calibrate
-    from onnx_ghn.cli.display import show, show_warnings
-    from onnx_ghn.cli.progress import example_progress
+    from onnx_ghn.cli.display import show
+    from onnx_ghn.cli.progress import count_progress
 
-    with example_progress("calibrating", enabled=not quiet) as progress:
+    with count_progress("calibrating", enabled=not quiet) as progress:
         _, report = calibrate(
             model,
             output,
@@ -94,6 +88,5 @@ def command(
             progress=progress,
         )
     if not quiet:
-        show_warnings(report)
         show(report, output_format=output_format, verbose=verbose)
     return EXIT_FINDING if strict and report.warnings else 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
@@ -22,7 +23,8 @@ STYLES = {
 
 
 def show(report: Report, *, output_format: str, verbose: bool) -> None:
-    """Print a report to stdout: one JSON object, or tables."""
+    """Print a report to stdout, one JSON object or tables, and its warnings to stderr."""
+    show_warnings(report.warnings)
     if output_format == "json":
         print(json.dumps(report.to_json(), ensure_ascii=False))
         return
@@ -44,10 +46,10 @@ def show(report: Report, *, output_format: str, verbose: bool) -> None:
         console.print(f"time: {stages}")
 
 
-def show_warnings(report: Report) -> None:
-    """Print the report's warnings to stderr."""
+def show_warnings(warnings: Iterable[str]) -> None:
+    """Print warnings to stderr."""
     console = Console(stderr=True, highlight=False)
-    for warning in report.warnings:
+    for warning in warnings:
         console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
 
 

@@ -10,10 +10,12 @@ import click
 
 from onnx_ghn.cli import EXIT_FINDING
 from onnx_ghn.cli.options import (
+    FILL,
     collect,
     data_option,
     format_option,
     max_bytes_option,
+    no_warnings_option,
     options_of,
     strict_option,
 )
@@ -33,11 +35,11 @@ if TYPE_CHECKING:
     "papers test networks with predicted parameters.",
 )
 @options_of(RunOptions)
-@options_of(InitializeOptions, only=("method", "seed", "hypernet", "engine"))
+@options_of(InitializeOptions, only=FILL)
 @format_option
 @strict_option
 @max_bytes_option
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no warnings.")
+@no_warnings_option
 def command(
     model: Path,
     data: Path,
@@ -57,13 +59,11 @@ def command(
     onnx-ghn eval model.onnx --data images/
     onnx-ghn eval model.onnx --data test.npz --batch-statistics --format json
     """
-    from rich.console import Console
-    from rich.markup import escape
-
     from onnx_ghn.api import evaluate
-    from onnx_ghn.cli.progress import example_progress
+    from onnx_ghn.cli.display import show_warnings
+    from onnx_ghn.cli.progress import count_progress
 
-    with example_progress("evaluating", enabled=not quiet) as progress:
+    with count_progress("evaluating", enabled=not quiet) as progress:
         evaluation = evaluate(
             model,
             data,
@@ -73,9 +73,8 @@ def command(
             max_bytes=max_bytes,
             progress=progress,
         )
-    errors = Console(stderr=True, highlight=False)
-    for warning in () if quiet else evaluation.warnings:
-        errors.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+    if not quiet:
+        show_warnings(evaluation.warnings)
     if output_format == "json":
         print(json.dumps(evaluation.to_json(), ensure_ascii=False))
     else:

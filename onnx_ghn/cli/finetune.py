@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +14,13 @@ from click.core import ParameterSource
 
 from onnx_ghn.cli import EXIT_FINDING, EXIT_INTERRUPTED
 from onnx_ghn.cli.options import (
+    FILL,
+    RUN,
     collect,
     data_option,
     format_option,
     max_bytes_option,
+    no_warnings_option,
     options_of,
     strict_option,
 )
@@ -27,9 +29,7 @@ from onnx_ghn.options import InitializeOptions, RunOptions
 
 if TYPE_CHECKING:
     from onnx_ghn.finetuning.result import FinetuneResult
-
-RUN = ("batch_size", "side", "mean", "std", "limit", "device")
-INITIALIZE = ("method", "seed", "hypernet", "engine")
+    from onnx_ghn.finetuning.trainer import Show
 
 
 @click.command("finetune", epilog="A run that was stopped, even by kill -9, goes on with --resume.")
@@ -50,7 +50,7 @@ INITIALIZE = ("method", "seed", "hypernet", "engine")
 )
 @options_of(FinetuneOptions)
 @options_of(RunOptions, only=RUN)
-@options_of(InitializeOptions, only=INITIALIZE)
+@options_of(InitializeOptions, only=FILL)
 @click.option(
     "--folder",
     type=click.Path(path_type=Path, file_okay=False),
@@ -63,7 +63,7 @@ INITIALIZE = ("method", "seed", "hypernet", "engine")
 @format_option
 @strict_option
 @max_bytes_option
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no warnings.")
+@no_warnings_option
 @click.pass_context
 def command(
     context: click.Context,
@@ -92,14 +92,13 @@ def command(
     onnx-ghn finetune model.onnx --data images/ --only 'fc.*' --optimizer adamw
     torchrun --nproc-per-node 2 -m onnx_ghn finetune model.onnx --data images/
     """
-    from rich.console import Console
-    from rich.markup import escape
-
     from onnx_ghn import model_io
+    from onnx_ghn.cli.display import show_warnings
+    from onnx_ghn.finetuning.checkpoint import RunFiles
     from onnx_ghn.finetuning.entry import finetune
 
     output = output or model_io.default_output(model, "finetuned")
-    folder = folder or output.with_name(f"{output.stem}.finetune")
+    folder = folder or RunFiles.beside(output).folder
     of_run = {name: values[name] for name in RUN}  # `threads` is ours, those of torch
     options, run, seed = (
         _resumed(context, folder, values)
@@ -126,9 +125,8 @@ def command(
     except KeyboardInterrupt:
         click.echo(f"stopped; go on with --resume ({folder})", err=True)
         return EXIT_INTERRUPTED
-    errors = Console(stderr=True, highlight=False)
-    for warning in () if quiet else result.warnings:
-        errors.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+    if not quiet:
+        show_warnings(result.warnings)
     if output_format == "json":
         print(json.dumps(result.to_json(), ensure_ascii=False))
     else:
@@ -165,34 +163,19 @@ def _resumed(
 
 
 @contextmanager
-def _progress(*, enabled: bool) -> Iterator[Any]:
+def _progress(*, enabled: bool) -> Iterator[Show | None]:
     """A progress bar on stderr: steps, time left, loss, validation; none where nobody sees it."""
-    if not enabled or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from onnx_ghn.cli.progress import count_progress
 
-    columns = (
-        TextColumn("training"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[measured]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("training", total=None, measured="")
+    with count_progress("training", enabled=enabled) as update:
+        if update is None:
+            yield None
+            return
         newest: dict[str, float] = {}
 
         def show(done: int, total: int, measured: dict[str, float]) -> None:
             newest.update(measured)
-            bar.update(task, completed=done, total=total, measured=_measured(newest))
+            update(done, total, _measured(newest))
 
         yield show
 

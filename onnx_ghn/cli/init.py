@@ -10,19 +10,14 @@ from click.core import ParameterSource
 
 from onnx_ghn.cli import EXIT_FINDING
 from onnx_ghn.cli.options import (
+    RUN,
     collect,
-    format_option,
-    max_bytes_option,
     options_of,
     output_options,
     quiet_option,
-    strict_option,
-    verbose_option,
+    report_options,
 )
 from onnx_ghn.options import InitializeOptions, RunOptions
-
-RUN = ("batch_size", "side", "mean", "std", "limit", "device")
-"""Options of `RunOptions` that go with --calibrate."""
 
 
 @click.command("init", epilog="The input is never changed unless --in-place is given.")
@@ -39,11 +34,8 @@ RUN = ("batch_size", "side", "mean", "std", "limit", "device")
     ".npz file with x and y.",
 )
 @options_of(RunOptions, only=RUN)
-@format_option
-@strict_option
-@max_bytes_option
+@report_options
 @quiet_option
-@verbose_option
 @click.pass_context
 def command(
     context: click.Context,
@@ -80,7 +72,7 @@ def command(
     if given and data is None:
         raise click.UsageError(f"{given[0]} goes with --calibrate")
     from onnx_ghn.api import initialize
-    from onnx_ghn.cli.display import show, show_warnings
+    from onnx_ghn.cli.display import show
     from onnx_ghn.cli.progress import byte_progress
 
     options = collect(InitializeOptions, values)
@@ -98,6 +90,5 @@ def command(
             progress=progress,
         )
     if not quiet:
-        show_warnings(report)
         show(report, output_format=output_format, verbose=verbose)
     return EXIT_FINDING if strict and report.has_findings() else 0

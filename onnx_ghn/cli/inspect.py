@@ -10,11 +10,8 @@ import click
 from onnx_ghn.cli import EXIT_FINDING
 from onnx_ghn.cli.options import (
     collect,
-    format_option,
-    max_bytes_option,
     options_of,
-    strict_option,
-    verbose_option,
+    report_options,
 )
 from onnx_ghn.options import InitializeOptions
 
@@ -35,10 +32,7 @@ from onnx_ghn.options import InitializeOptions
     metavar="NAME",
     help="Show how the reader came to its verdict on this tensor, and where it is used.",
 )
-@format_option
-@strict_option
-@max_bytes_option
-@verbose_option
+@report_options
 def command(
     model: Path,
     save_plan: Path | None,
@@ -71,9 +65,8 @@ def command(
         )
         return 0
     from onnx_ghn.api import inspect
-    from onnx_ghn.cli.display import show, show_warnings
+    from onnx_ghn.cli.display import show
 
     report = inspect(model, options, save_plan=save_plan, max_bytes=max_bytes)
-    show_warnings(report)
     show(report, output_format=output_format, verbose=verbose)
     return EXIT_FINDING if strict and report.has_findings() else 0

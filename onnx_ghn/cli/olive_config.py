@@ -35,15 +35,12 @@ def command(output: Path | None, force: bool) -> int:
     if output is None:
         print(text, end="")
         return 0
-    from onnx_ghn.model_io.atomic import AtomicFile
+    from onnx_ghn.model_io.atomic import write_whole
     from onnx_ghn.model_io.target import check_output
 
     check_output(output, force=force)
     try:
-        with AtomicFile(output.parent) as file:
-            file.file.write(text.encode())
-            file.sync()
-            file.publish(output, overwrite=force)
+        write_whole(output, text.encode(), overwrite=force)
     except OSError as error:
         raise OutputError(f"can't write {output}: {error.strerror or error}") from error
     return 0

@@ -12,6 +12,14 @@ from typing import Any, TypeVar
 
 import click
 
+from onnx_ghn.options import RunOptions
+
+FILL = ("method", "seed", "hypernet", "engine")
+"""Options of `InitializeOptions` for what only fills tensors without a value."""
+
+RUN = tuple(field.name for field in dataclasses.fields(RunOptions) if field.name != "threads")
+"""Options of `RunOptions` where the threads are not the user's to choose."""
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 Options = TypeVar("Options")
 
@@ -146,6 +154,13 @@ def output_options(suffix: str) -> Callable[[Command], Command]:
     return decorate
 
 
+def report_options(command: Command) -> Command:
+    """Decorate a command that reports on tensors with the options that say how."""
+    for option in reversed((format_option, strict_option, max_bytes_option, verbose_option)):
+        command = option(command)
+    return command
+
+
 format_option = click.option(
     "--format",
     "output_format",
@@ -167,6 +182,9 @@ max_bytes_option = click.option(
     help="Refuse a model whose tensors take more, as 500MB or 64GiB.  [default: 256GiB]",
 )
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors.")
+no_warnings_option = click.option(
+    "-q", "--quiet", is_flag=True, help="No progress and no warnings."
+)
 verbose_option = click.option(
     "-v", "--verbose", is_flag=True, help="One line for each tensor, with its reason."
 )

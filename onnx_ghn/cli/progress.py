@@ -5,9 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 Progress = Callable[[int, int], None]
 """Called with what is done (bytes, examples) and with all of it."""
+
+
+class NotedProgress(Protocol):
+    """A `Progress` that also takes a note."""
+
+    def __call__(self, done: int, total: int, note: str = "", /) -> None:
+        """Show it."""
 
 
 @contextmanager
@@ -44,8 +52,11 @@ def byte_progress(description: str, *, enabled: bool) -> Iterator[Progress | Non
 
 
 @contextmanager
-def example_progress(description: str, *, enabled: bool) -> Iterator[Progress | None]:
-    """A progress bar in examples, yielded as a callback; None where nobody would see it."""
+def count_progress(description: str, *, enabled: bool) -> Iterator[NotedProgress | None]:
+    """A progress bar in whole things, yielded as a callback; None where nobody would see it.
+
+    The callback's third argument, a few words on what was measured, stands at the end.
+    """
     if not enabled or not sys.stderr.isatty():
         yield None
         return
@@ -58,7 +69,12 @@ def example_progress(description: str, *, enabled: bool) -> Iterator[Progress | 
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
     )
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(description, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task(description, total=None, note="")
+
+        def update(done: int, total: int, note: str = "") -> None:
+            bar.update(task, completed=done, total=total, note=note)
+
+        yield update

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from onnx_ghn.cli import EXIT_ERROR, EXIT_FINDING
-from onnx_ghn.cli.options import collect, data_option, format_option, options_of
+from onnx_ghn.cli.options import (
+    RUN,
+    collect,
+    data_option,
+    format_option,
+    no_warnings_option,
+    options_of,
+)
 from onnx_ghn.options import RunOptions
 from onnx_ghn.ranking.options import RankOptions
 
@@ -44,10 +50,10 @@ if TYPE_CHECKING:
     show_default=True,
     help="Rows of the table; 0: all.",
 )
-@options_of(RunOptions, only=[n for n in RunOptions.__dataclass_fields__ if n != "threads"])
+@options_of(RunOptions, only=RUN)
 @format_option
 @click.option("--strict", is_flag=True, help="Exit 1 when a candidate failed or is flagged.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no warnings.")
+@no_warnings_option
 def command(
     models: tuple[str, ...],
     out: Path | None,
@@ -141,22 +147,12 @@ def _number(score: float | None) -> str:
 @contextmanager
 def _progress(*, enabled: bool) -> Iterator[Callable[[int, int], None] | None]:
     """A progress bar on stderr with candidates a minute and the time that is left."""
-    if not enabled or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
+    from onnx_ghn.cli.progress import count_progress
 
-    columns = (
-        TextColumn("ranking"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("ranking", total=None, rate="")
+    with count_progress("ranking", enabled=enabled) as show:
+        if show is None:
+            yield None
+            return
         began: list[tuple[float, int]] = []
 
         def update(done: int, total: int) -> None:
@@ -164,6 +160,6 @@ def _progress(*, enabled: bool) -> Iterator[Callable[[int, int], None] | None]:
             start, first = began[0]
             spent = time.monotonic() - start
             rate = f"{60 * (done - first) / spent:.0f} candidates/min" if done > first else ""
-            bar.update(task, completed=done, total=total, rate=rate)
+            show(done, total, rate)
 
         yield update

@@ -10,13 +10,10 @@ import click
 from onnx_ghn.cli import EXIT_FINDING
 from onnx_ghn.cli.options import (
     collect,
-    format_option,
-    max_bytes_option,
     options_of,
     output_options,
     quiet_option,
-    strict_option,
-    verbose_option,
+    report_options,
 )
 from onnx_ghn.options import InitializeOptions
 
@@ -28,11 +25,8 @@ SELECTION = ("include", "exclude", "roles", "plan")
 @click.argument("model", type=click.Path(path_type=Path))
 @output_options("skeleton")
 @options_of(InitializeOptions, only=SELECTION)
-@format_option
-@strict_option
-@max_bytes_option
+@report_options
 @quiet_option
-@verbose_option
 def command(
     model: Path,
     output: Path | None,
@@ -58,7 +52,7 @@ def command(
     onnx-ghn init arch.onnx                     fills it again
     """
     from onnx_ghn.api import strip
-    from onnx_ghn.cli.display import show, show_warnings
+    from onnx_ghn.cli.display import show
     from onnx_ghn.cli.progress import byte_progress
 
     with byte_progress("writing", enabled=not quiet) as progress:
@@ -73,6 +67,5 @@ def command(
             progress=progress,
         )
     if not quiet:
-        show_warnings(report)
         show(report, output_format=output_format, verbose=verbose)
     return EXIT_FINDING if strict and report.has_findings() else 0

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from onnx_ghn.checkpoint_file import check_format, read_checkpoint_file, write_checkpoint_file
 from onnx_ghn.finetuning.history import History, Validation
-from onnx_ghn.model_io.atomic import AtomicFile
-from onnx_ghn.train.checkpoint import CheckpointError
 
 FORMAT = 1
 
@@ -22,6 +21,11 @@ class RunFiles:
     """The files of a run, in a folder of its own."""
 
     folder: Path
+
+    @classmethod
+    def beside(cls, output: Path) -> RunFiles:
+        """Where they are by default: in `<stem>.finetune` beside the output."""
+        return cls(output.with_name(f"{output.stem}.finetune"))
 
     @property
     def state(self) -> Path:
@@ -75,10 +79,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             }
         ),
     }
-    with AtomicFile(path.parent) as output:
-        torch.save(content, output.file)
-        output.sync()
-        output.publish(path, overwrite=True)
+    write_checkpoint_file(path, content)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -87,10 +88,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: There is none, or it is damaged or too new.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        if content["format"] > FORMAT:
-            raise CheckpointError(f"{path}: written by a newer onnx-ghn; update")
+
+    def parse(content: dict[str, Any]) -> Checkpoint:
+        check_format(path, content["format"], FORMAT)
         meta = json.loads(content["meta"])
         history = History(
             content["losses"].tolist(),
@@ -100,9 +100,5 @@ def load_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(
             content["weights"], content["optimizer"], history, content["best"], meta["about"]
         )
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such checkpoint; start without --resume") from error
-    except CheckpointError:
-        raise
-    except Exception as error:  # torch.load raises whatever the broken bytes lead to
-        raise CheckpointError(f"{path}: the checkpoint is damaged: {error}") from error
+
+    return read_checkpoint_file(path, parse)

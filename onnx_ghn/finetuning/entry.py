@@ -14,12 +14,12 @@ import onnx_ir as ir
 import torch
 
 from onnx_ghn import model_io
-from onnx_ghn.api import ModelLike
-from onnx_ghn.batches import Batches, Normalisation, make_batches
+from onnx_ghn.batches import Batches, Normalisation, archive_normalisation, make_batches
+from onnx_ghn.checkpoint_file import CheckpointError
 from onnx_ghn.data import Data, DataError, Source
 from onnx_ghn.errors import ModelError, OptionError, OutputError, UnsupportedOperatorError
 from onnx_ghn.evaluation import check_classes, warnings_of_missing, warnings_of_training_mode
-from onnx_ghn.finetuning.checkpoint import Checkpoint, CheckpointError, RunFiles, load_checkpoint
+from onnx_ghn.finetuning.checkpoint import Checkpoint, RunFiles, load_checkpoint
 from onnx_ghn.finetuning.feed import Feed
 from onnx_ghn.finetuning.group import joined
 from onnx_ghn.finetuning.options import FinetuneOptions
@@ -27,6 +27,7 @@ from onnx_ghn.finetuning.result import FinetuneResult
 from onnx_ghn.finetuning.trainer import Show, Trainer
 from onnx_ghn.finetuning.validation import TorchRunner, Validator, class_scores
 from onnx_ghn.finetuning.weights import Weights
+from onnx_ghn.model_files import Destination, ModelLike, load, name_of
 from onnx_ghn.options import InitializeOptions, RunOptions
 from onnx_ghn.report import Report, Status
 
@@ -90,19 +91,12 @@ def finetune(
     options, run = options or FinetuneOptions(), run or RunOptions()
     fill = dataclasses.replace(initialize or InitializeOptions(), missing_only=True)
     _check_device(run.device)
-    in_memory = isinstance(model, ir.Model)
-    source = None if isinstance(model, ir.Model) else Path(model)
-    if output is None and source is not None:
-        output = model_io.default_output(source, "finetuned")
-    target = None if output is None else Path(output)
-    if target is not None:
-        model_io.check_output(target, source=source, force=force or resume)
+    destination = Destination.of(model, output, "finetuned", in_place=False, force=force or resume)
+    target = destination.target
     files = _files(folder, target, resume=resume, force=force)
     checkpoint = load_checkpoint(files.state) if resume and files is not None else None
-    loaded = (
-        model if isinstance(model, ir.Model) else model_io.load(Path(model), max_bytes=max_bytes)
-    )
-    name = loaded.graph.name or "the model" if in_memory else str(model)
+    loaded = load(model, max_bytes)
+    name = name_of(model) or "the model"
     report = _fill(loaded, fill)
     with joined(run.device) as group, _naming(name):
         training, held = _data(loaded, data, val, run, options, fill, report)
@@ -152,8 +146,8 @@ def finetune(
         weights.store()
         model_io.clear_provenance(loaded)
         training.record_normalisation(loaded)
-        if target is not None and group.rank == 0:
-            model_io.save(loaded, target, source=source, force=force or resume)
+        if group.rank == 0:
+            destination.save(loaded)
     return FinetuneResult(
         model=loaded,
         name=name,
@@ -197,15 +191,15 @@ def _files(
         if resume:
             raise OptionError("resuming needs the folder of the run, or the output that it makes")
         return None
-    path = Path(folder) if folder is not None else None
-    if path is None:
+    if folder is not None:
+        files = RunFiles(Path(folder))
+    else:
         assert target is not None
-        path = target.with_name(f"{target.stem}.finetune")
-    files = RunFiles(path)
+        files = RunFiles.beside(target)
     if files.state.exists() and not resume and not force:
         raise OptionError(
-            f"{path} holds a run: go on with --resume, begin anew with --force, or name another "
-            "folder"
+            f"{files.folder} holds a run: go on with --resume, begin anew with --force, or name "
+            "another folder"
         )
     return files
 
@@ -251,9 +245,7 @@ def _data(
     report: Report,
 ) -> tuple[Batches, Batches | None]:
     """Training data, and validation data where there is some."""
-    from onnx_ghn.api import _archive_normalisation
-
-    archive = _archive_normalisation(fill) if report.count(Status.PREDICTED) else None
+    archive = archive_normalisation(fill) if report.count(Status.PREDICTED) else None
     all_of_it = dataclasses.replace(run, limit=0)
 
     def batches(data: Source, known: Normalisation | None) -> Batches:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onnx_ghn.model_io.atomic import AtomicFile
+from onnx_ghn.model_io.atomic import write_whole
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,8 @@ class Log:
     def restart(self, history: History) -> None:
         """Write the file anew, with what there is so far: steps after a checkpoint are lost."""
         lines = [{"event": "start", **self._about}, *history.records()]
-        with AtomicFile(self._path.parent) as output:
-            output.file.write("".join(f"{json.dumps(line)}\n" for line in lines).encode())
-            output.publish(self._path, overwrite=True)
+        text = "".join(f"{json.dumps(line)}\n" for line in lines)
+        write_whole(self._path, text.encode(), overwrite=True)
         self._updates, self._validations = len(history.losses), len(history.validations)
 
     def update(self, history: History) -> None:

@@ -26,7 +26,7 @@ from onnx_ghn.finetuning.options import FinetuneOptions
 from onnx_ghn.finetuning.picture import draw
 from onnx_ghn.finetuning.validation import Validator, class_scores, log_scores
 from onnx_ghn.finetuning.weights import Weights
-from onnx_ghn.model_io.atomic import AtomicFile
+from onnx_ghn.model_io.atomic import write_whole
 from onnx_ghn.run.interpreter import Interpreter
 
 FLUSH_STEPS = 10
@@ -236,9 +236,7 @@ class Trainer:
                 self._about,
             ),
         )
-        with AtomicFile(self._files.folder) as output:
-            output.file.write(draw(self.history).encode())
-            output.publish(self._files.picture, overwrite=True)
+        write_whole(self._files.picture, draw(self.history).encode(), overwrite=True)
 
 
 def _optimizer(weights: Weights, options: FinetuneOptions) -> torch.optim.Optimizer:

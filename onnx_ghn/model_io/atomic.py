@@ -98,6 +98,19 @@ class AtomicFile:
             os.close(folder)
 
 
+def write_whole(path: Path, content: bytes, *, overwrite: bool) -> None:
+    """Write a small file that is there complete, or not at all.
+
+    Raises:
+        FileExistsError: The name is taken.
+        OSError: It can't be written.
+    """
+    with AtomicFile(path.parent) as output:
+        output.file.write(content)
+        output.sync()
+        output.publish(path, overwrite=overwrite)
+
+
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Keep other processes that publish several files into `folder` out for a moment.

@@ -114,7 +114,7 @@ class Scorer:
             OnnxGhnError: The candidate can't be read, set or run.
         """
         from onnx_ghn.batches import Normalisation, make_batches
-        from onnx_ghn.calibration import calibrate_from_data
+        from onnx_ghn.calibration import calibrate_fresh
         from onnx_ghn.passes.initialize import Initialize
         from onnx_ghn.read.reading import read_model
 
@@ -127,15 +127,12 @@ class Scorer:
         assert report is not None
         known = None
         if self._archive is not None and report.count(Status.PREDICTED):
-            config = self._archive.info.config
-            known = Normalisation(config.mean, config.std, f"as for the archive {config.name!r}")
+            known = Normalisation.of(self._archive.info.config)
         batches = make_batches(
             job.data, model, job.run, seed=self._fill.seed, normalisation=known, read=self._read
         )
         if _set_something(report):
-            # Scaling a Conv that was kept would undo its training.
-            kept = any(o.learnable and o.status is Status.KEPT for o in report.outcomes)
-            calibrate_from_data(model, batches, job.run, report, folded=not kept)
+            calibrate_fresh(model, batches, job.run, report)
         return Prepared(model, reading, report, batches)
 
     def _measure(self, candidate: Candidate) -> dict[str, Any]:

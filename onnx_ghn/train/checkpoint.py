@@ -7,17 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from onnx_ghn.errors import OnnxGhnError
-from onnx_ghn.model_io.atomic import AtomicFile
+from onnx_ghn.checkpoint_file import check_format, read_checkpoint_file, write_checkpoint_file
 
 FORMAT = 1
-
-
-class CheckpointError(OnnxGhnError):
-    """A checkpoint is missing, damaged, or of another kind of run."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +60,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "tensors": checkpoint.tensors,
         "buffers": checkpoint.buffers,
     }
-    with AtomicFile(path.parent) as output:
-        torch.save(content, output.file)
-        output.sync()
-        output.publish(path, overwrite=True)
+    write_checkpoint_file(path, content)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -78,17 +69,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: There is none, or it is damaged or too new.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+
+    def parse(content: dict[str, Any]) -> Checkpoint:
         meta = json.loads(content["meta"])
-        if meta["format"] > FORMAT:
-            raise CheckpointError(f"{path}: written by a newer onnx-ghn; update")
+        check_format(path, meta["format"], FORMAT)
         return Checkpoint(
             content["tensors"], content["buffers"], Counters(**meta["counters"]), meta["about"]
         )
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such checkpoint; start without --resume") from error
-    except CheckpointError:
-        raise
-    except Exception as error:  # torch.load raises whatever the broken bytes lead to
-        raise CheckpointError(f"{path}: the checkpoint is damaged: {error}") from error
+
+    return read_checkpoint_file(path, parse)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from onnx_ghn.checkpoint_file import CheckpointError
 from onnx_ghn.data import Data, load_data
 from onnx_ghn.errors import OptionError
 from onnx_ghn.hypernet.archive import load_network
@@ -17,7 +18,7 @@ from onnx_ghn.hypernet.config import ArchiveConfig
 from onnx_ghn.hypernet.kinds import KindsHypernetwork
 from onnx_ghn.hypernet.model import build_network
 from onnx_ghn.random_stream import RandomStream
-from onnx_ghn.train.checkpoint import Checkpoint, CheckpointError, Counters, load_checkpoint
+from onnx_ghn.train.checkpoint import Checkpoint, Counters, load_checkpoint
 from onnx_ghn.train.export import archive_config, network_config
 from onnx_ghn.train.log import Log
 from onnx_ghn.train.monitor import Run

@@ -1,18 +1,15 @@
 """finetune as a user meets it, and whole processes, killed and interrupted."""
 
+import functools
 import json
-import logging
 import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import onnx
-import onnx_ir as ir
 import pytest
 
-from onnx_ghn.cli import main
 from onnx_ghn.finetuning.checkpoint import load_checkpoint
 
 LONG = ("--steps", "1000000", "--checkpoint-seconds", "0.2", "--schedule", "constant")
@@ -23,19 +20,8 @@ def command(*arguments):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the command in this process: starting one takes longer than the command."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["onnx-ghn", "finetune", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit:
-            main()
-        captured = capsys.readouterr()
-        return SimpleNamespace(returncode=exit.value.code, stdout=captured.out, stderr=captured.err)
-
-    level = logging.getLogger("onnx_ir").level
-    yield run
-    logging.getLogger("onnx_ir").setLevel(level)
+def run(run):
+    return functools.partial(run, "finetune")
 
 
 def wait_for(condition, seconds=120):
@@ -51,10 +37,8 @@ def heed_interrupts():
 
 
 @pytest.fixture
-def model(trained, export, tmp_path):
-    path = tmp_path / "net.onnx"
-    ir.save(export(trained), path)
-    return path
+def model(classifier):
+    return classifier
 
 
 def test_finetune_prints_and_writes(model, digits, run):

@@ -30,13 +30,6 @@ def digest(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@pytest.fixture
-def squeezenet(light, tmp_path):
-    path = tmp_path / "squeezenet.onnx"
-    path.write_bytes((light / "light_squeezenet.onnx").read_bytes())
-    return path
-
-
 def assert_refused(result, *words):
     assert result.returncode == 2, result.stderr
     assert "Traceback" not in result.stderr

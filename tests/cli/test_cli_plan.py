@@ -1,35 +1,14 @@
 """inspect --why, inspect --save-plan, init --plan and --role, as a user meets them."""
 
 import json
-import logging
-import sys
-from types import SimpleNamespace
 
 import onnx
 import pytest
 
-from onnx_ghn.cli import main
-
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["onnx-ghn", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit:
-            main()
-        captured = capsys.readouterr()
-        return SimpleNamespace(returncode=exit.value.code, stdout=captured.out, stderr=captured.err)
-
-    level = logging.getLogger("onnx_ir").level
-    yield run
-    logging.getLogger("onnx_ir").setLevel(level)
-
-
-@pytest.fixture
-def model(light, tmp_path):
-    path = tmp_path / "squeezenet.onnx"
-    path.write_bytes((light / "light_squeezenet.onnx").read_bytes())
-    return path
+def model(squeezenet):
+    return squeezenet
 
 
 def assert_refused(result, *words):

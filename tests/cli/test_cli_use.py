@@ -4,18 +4,13 @@ The first test runs whole processes; the others call the same entry point in thi
 """
 
 import json
-import logging
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import onnx
-import onnx_ir as ir
 import onnxruntime
 import pytest
-
-from onnx_ghn.cli import main
 
 
 def process(*arguments):
@@ -28,20 +23,6 @@ def process(*arguments):
     )
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["onnx-ghn", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit:
-            main()
-        captured = capsys.readouterr()
-        return SimpleNamespace(returncode=exit.value.code, stdout=captured.out, stderr=captured.err)
-
-    level = logging.getLogger("onnx_ir").level
-    yield run
-    logging.getLogger("onnx_ir").setLevel(level)
-
-
 def assert_refused(result, *words):
     assert result.returncode == 2, result.stderr
     assert "Traceback" not in result.stderr
@@ -50,10 +31,8 @@ def assert_refused(result, *words):
 
 
 @pytest.fixture
-def model(trained, export, tmp_path):
-    path = tmp_path / "net.onnx"
-    ir.save(export(trained), path)
-    return path
+def model(classifier):
+    return classifier
 
 
 def test_init_calibrate_then_eval(model, digits, run):

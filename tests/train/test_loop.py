@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from onnx_ghn.checkpoint_file import CheckpointError
 from onnx_ghn.errors import OptionError
 from onnx_ghn.hypernet.archive import load_network, read_info
-from onnx_ghn.train.checkpoint import CheckpointError, load_checkpoint
+from onnx_ghn.train.checkpoint import load_checkpoint
 from onnx_ghn.train.loop import train
 from onnx_ghn.train.options import Budget, RunPaths
 from onnx_ghn.train.setup import new_run, resumed_run

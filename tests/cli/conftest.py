@@ -1,0 +1,42 @@
+"""Shared by the tests of the command line."""
+
+import logging
+import sys
+from types import SimpleNamespace
+
+import onnx_ir as ir
+import pytest
+
+from onnx_ghn.cli import main
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command in this process: starting one takes longer than the command."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["onnx-ghn", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit:
+            main()
+        captured = capsys.readouterr()
+        return SimpleNamespace(returncode=exit.value.code, stdout=captured.out, stderr=captured.err)
+
+    level = logging.getLogger("onnx_ir").level
+    yield run
+    logging.getLogger("onnx_ir").setLevel(level)
+
+
+@pytest.fixture
+def classifier(trained, export, tmp_path):
+    """A file with the network that knows the digits."""
+    path = tmp_path / "net.onnx"
+    ir.save(export(trained), path)
+    return path
+
+
+@pytest.fixture
+def squeezenet(light, tmp_path):
+    """A file with a real architecture without weights."""
+    path = tmp_path / "squeezenet.onnx"
+    path.write_bytes((light / "light_squeezenet.onnx").read_bytes())
+    return path
