@@ -46,7 +46,7 @@ types: $(VENV)/installed
 	$(BIN)/mypy
 
 unit: $(VENV)/installed
-	$(BIN)/python -m pytest -m "not long" -n 2
+	$(BIN)/python -m pytest -m "not long" -n 2 --dist worksteal
 
 # The wheel, installed apart from the checkout, must work there: link, package data, entry point.
 wheel: $(VENV)/installed
@@ -63,7 +63,7 @@ docs: $(VENV)/installed
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 test-long: test
-	$(BIN)/python -m pytest -m long -n 2
+	$(BIN)/python -m pytest -m long -n 2 --dist worksteal
 
 clean:
 	rm -rf .demo .venv build dist *.egg-info

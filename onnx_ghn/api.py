@@ -66,7 +66,7 @@ def initialize(
         OutputError: The output can't be written; nothing is left behind.
         OptionError: Options contradict each other.
     """
-    from onnx_ghn.passes.initialize import Initialize
+    from onnx_ghn.passes.initialize import initialize_model
 
     options = options or InitializeOptions()
     start = time.perf_counter()
@@ -76,10 +76,7 @@ def initialize(
     calibration = None
     if data is not None:
         calibration = partial(_calibrate_fresh, data, options, run or RunOptions())
-    initialise = Initialize(options, calibration=calibration)
-    initialise(loaded)
-    report = initialise.report
-    assert report is not None
+    report = initialize_model(loaded, options, calibration=calibration)
     report.seconds["read"] += parsed - start
     report.model = name_of(model)
     written = time.perf_counter()
@@ -304,17 +301,14 @@ def evaluate(
     )
     from onnx_ghn.model_copy import copy_model
     from onnx_ghn.passes.batch_statistics import BatchStatistics
-    from onnx_ghn.passes.initialize import Initialize
+    from onnx_ghn.passes.initialize import initialize_model
     from onnx_ghn.run.session import open_session
 
     options = options or RunOptions()
     fill = dataclasses.replace(initialize or InitializeOptions(), missing_only=True)
     loaded = load(model, max_bytes)
     complete = copy_model(loaded)
-    initialise = Initialize(fill)
-    initialise(complete)
-    report = initialise.report
-    assert report is not None
+    report = initialize_model(complete, fill)
     archive = archive_normalisation(fill) if report.count(Status.PREDICTED) else None
     batches = _batches(complete, data, options, fill.seed, archive, progress)
     warnings = warnings_of_missing(report)
@@ -399,7 +393,8 @@ def _calibrate_fresh(
     from onnx_ghn.batches import archive_normalisation
     from onnx_ghn.calibration import calibrate_fresh
 
-    batches = _batches(model, data, run, options.seed, archive_normalisation(options))
+    archive = archive_normalisation(options) if report.count(Status.PREDICTED) else None
+    batches = _batches(model, data, run, options.seed, archive)
     calibrate_fresh(model, batches, run, report)
 
 

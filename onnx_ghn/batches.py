@@ -59,14 +59,13 @@ class Normalisation:
 
 
 def archive_normalisation(options: InitializeOptions) -> Normalisation | None:
-    """How images were normalised for the archive, where it predicts."""
+    """How images were normalised for the archive, where one may predict."""
     from onnx_ghn.hypernet.archive import read_info
-    from onnx_ghn.plan import GHN, decide, needs_archive
+    from onnx_ghn.plan import needs_archive
 
     if not needs_archive(options):
         return None
-    archive = read_info(options.hypernet)
-    return Normalisation.of(archive.config) if decide(options, archive)["method"] == GHN else None
+    return Normalisation.of(read_info(options.hypernet).config)
 
 
 def recorded_normalisation(model: ir.Model) -> Normalisation | None:

@@ -101,7 +101,7 @@ def explain(
         raise OptionError(f"--why: {unknown_tensor(name, reading)}")
     parameter = reading.parameters[index]
     against = reasons_against(reading, archive)[index]
-    method = decide(options, archive)["method"]
+    method = decide(options, archive, reading)["method"]
     try:
         request = requests.get(name, Request())
         status, chosen, reason = judge_tensor(parameter, request, options, method, against)

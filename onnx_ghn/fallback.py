@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -110,7 +111,12 @@ def method_for(parameter: Parameter, method: str = "classical") -> tuple[str, st
     return "constant", f"{role}; {_constant(parameter):.5g}"
 
 
-def draw(parameter: Parameter, method: str = "classical", seed: int = 0) -> npt.NDArray[np.float32]:
+def draw(
+    parameter: Parameter,
+    method: str = "classical",
+    seed: int = 0,
+    dtype: npt.DTypeLike = np.float32,
+) -> npt.NDArray[Any]:
     """The values of a tensor in its logical shape.
 
     Needs memory for the result and at most `LARGE` elements besides. The same arguments give the
@@ -120,9 +126,10 @@ def draw(parameter: Parameter, method: str = "classical", seed: int = 0) -> npt.
         parameter: What the reader says of the tensor. Tied tensors share their random numbers.
         method: What `method_for` took or what it gave.
         seed: Any integer.
+        dtype: What the values, which are made in float32, are rounded to.
 
     Returns:
-        float32, `parameter.logical_shape`.
+        An array of `parameter.logical_shape`.
 
     Raises:
         OptionError: There is no such method.
@@ -131,24 +138,20 @@ def draw(parameter: Parameter, method: str = "classical", seed: int = 0) -> npt.
     name, _ = method_for(parameter, method)
     shape = parameter.logical_shape
     if name == "constant":
-        return np.full(shape, _constant(parameter), np.float32)
+        return np.full(shape, np.float32(_constant(parameter)), dtype)
     if name == "forget-bias":
-        return _recurrent_bias(parameter)
+        return _recurrent_bias(parameter).astype(dtype, copy=False)
     stream = RandomStream(seed, parameter.tie or parameter.name)
     if name == "orthogonal":
-        return _orthogonal(parameter, stream)
+        return _orthogonal(parameter, stream).astype(dtype, copy=False)
     if name == "normal":
-        values = stream.normal(shape, limit=TRUNCATION)
         if parameter.role in MATRIX_ROLES:
-            values *= TABLE_STD * parameter.depth_scale
+            std = TABLE_STD * parameter.depth_scale
         else:
-            values *= _table_std(parameter)
-        if parameter.role is Role.OTHER:
-            values += parameter.neutral
-        return values
-    values = stream.normal(shape)
-    values *= math.sqrt(_variance(parameter, name))
-    return values
+            std = _table_std(parameter)
+        offset = parameter.neutral if parameter.role is Role.OTHER else 0.0
+        return stream.normal(shape, TRUNCATION, std=std, mean=offset, dtype=dtype)
+    return stream.normal(shape, std=math.sqrt(_variance(parameter, name)), dtype=dtype)
 
 
 def _variance(parameter: Parameter, method: str) -> float:

@@ -33,9 +33,9 @@ class InitializeOptions:
 
     method: str = option(
         "auto",
-        "How to set learnable tensors. auto: predict where the archive is known to help, else "
-        "classical; ghn: predict everything that the vocabulary holds; classical: by role; or one "
-        "initialiser for all weight matrices.",
+        "How to set learnable tensors. auto: predict where the archive was tested and did no harm, "
+        "else classical; ghn: predict everything that the vocabulary holds; classical: by role; or "
+        "one initialiser for all weight matrices.",
         choices=METHODS,
     )
     seed: int = option(0, "Seed of every random draw. Same input, same seed: same bits out.", min=0)
@@ -50,6 +50,11 @@ class InitializeOptions:
         "What runs the hypernetwork. onnxruntime needs no torch and starts sooner.",
         choices=ENGINES,
     )
+    device: str = option(
+        "cpu",
+        "Where torch runs the hypernetwork, and ONNX Runtime the model that is calibrated.",
+        choices=DEVICES,
+    )
     noise: float = option(
         0.0,
         "Before fine-tuning: noise on predicted weights, which breaks the tie between equal "
@@ -59,7 +64,8 @@ class InitializeOptions:
         metavar="SIGMA",
     )
     orthogonal: bool = option(
-        False, "Before fine-tuning: replace predicted weights by their orthogonal factors."
+        False,
+        "Before fine-tuning: replace predicted weights by their orthogonal factors; takes torch.",
     )
     missing_only: bool = option(
         False, "Set only the learnable tensors for which the file holds no value."
@@ -89,6 +95,10 @@ class InitializeOptions:
             raise OptionError(f"unknown method {self.method!r}: choose one of {', '.join(METHODS)}")
         if self.engine not in ENGINES:
             raise OptionError(f"unknown engine {self.engine!r}: choose one of {', '.join(ENGINES)}")
+        if self.device not in DEVICES:
+            raise OptionError(f"unknown device {self.device!r}: choose one of {', '.join(DEVICES)}")
+        if self.device != "cpu" and self.engine == "onnxruntime":
+            raise OptionError("the onnxruntime engine runs on the CPU: use --engine torch on CUDA")
         if not 0 <= self.noise < math.inf:
             raise OptionError(f"the noise must be a number from 0 up, got {self.noise}")
         for given in self.roles:

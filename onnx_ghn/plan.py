@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from onnx_ghn import fallback
+from onnx_ghn import auto, fallback
 from onnx_ghn.errors import ModelError, OptionError
 from onnx_ghn.hypernet.archive import ArchiveInfo
 from onnx_ghn.hypernet.predict import reasons_against
+from onnx_ghn.measures import measure
 from onnx_ghn.options import InitializeOptions
 from onnx_ghn.overrides import Request
 from onnx_ghn.plan_file import Action
@@ -47,8 +48,13 @@ def needs_archive(options: InitializeOptions) -> bool:
     return options.method in ("auto", GHN)  # a plan file's `predict` counts under `auto` only
 
 
-def decide(options: InitializeOptions, archive: ArchiveInfo | None) -> dict[str, Any]:
-    """Which method is used for the model, and why: the report's `decision`."""
+def decide(
+    options: InitializeOptions, archive: ArchiveInfo | None, reading: Reading
+) -> dict[str, Any]:
+    """Which method is used for the model, and why: the report's `decision`.
+
+    Where `auto` predicts, what is predicted may still turn out not to carry a signal.
+    """
     decision: dict[str, Any] = {"requested": options.method}
     if archive is not None:
         decision["archive"] = {
@@ -56,13 +62,18 @@ def decide(options: InitializeOptions, archive: ArchiveInfo | None) -> dict[str,
             "sha256": archive.sha256,
             "trained": archive.trained,
         }
-    if options.method != "auto":
-        decision |= {"method": options.method, "reason": "as asked for"}
-    elif archive is None or not archive.trained:
-        decision |= {"method": "classical", "reason": "the hypernetwork archive is untrained"}
-    else:
-        decision |= {"method": GHN, "reason": "the hypernetwork archive is trained"}
-    if decision["method"] == GHN and archive is not None and not archive.trained:
+    if options.method == "auto":
+        config = None if archive is None else archive.config
+        tested = config is not None and config.harm is not None
+        judgement = auto.judge(config, measure(reading) if tested else None)
+        method = GHN if judgement.predict else "classical"
+        return decision | {
+            "method": method,
+            "reason": judgement.reason,
+            "evidence": judgement.evidence,
+        }
+    decision |= {"method": options.method, "reason": "as asked for"}
+    if options.method == GHN and archive is not None and not archive.trained:
         decision["reason"] += "; the archive is untrained"
     return decision
 
@@ -72,6 +83,7 @@ def make_plan(
     options: InitializeOptions,
     archive: ArchiveInfo | None,
     requests: Requests | None = None,
+    decision: dict[str, Any] | None = None,
 ) -> Plan:
     """Decide status, method and reason for every float tensor.
 
@@ -80,15 +92,16 @@ def make_plan(
         options: Method and which tensors may be set.
         archive: The hypernetwork archive's description; None where no prediction can be asked for.
         requests: What the user says of single tensors.
+        decision: The method for the model, where it is decided already; see `decide`.
 
     Raises:
         ModelError: A tensor without a value would have to be kept.
         OptionError: What is asked for a tensor can't be done.
     """
     requests = requests or {}
-    decision = decide(options, archive)
+    decision = dict(decision or decide(options, archive, reading))
     method = decision["method"]
-    if options.plan is not None:
+    if options.plan is not None and "plan" not in decision:
         decision["plan"] = str(options.plan)
         decision["reason"] += f"; single tensors as {options.plan} says"
     node_of = _nodes_by_parameter(reading)

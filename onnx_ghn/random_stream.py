@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,8 +35,16 @@ class RandomStream:
         digest = hashlib.sha256(f"{seed}\0{name}".encode("utf-8", "surrogatepass")).digest()
         self._philox = np.random.Philox(key=np.frombuffer(digest[:16], dtype="<u8"))
 
-    def normal(self, shape: tuple[int, ...], limit: float = UNLIMITED) -> npt.NDArray[np.float32]:
-        """Normal numbers with mean 0 and variance 1, truncated at `limit` before scaling.
+    def normal(
+        self,
+        shape: tuple[int, ...],
+        limit: float = UNLIMITED,
+        *,
+        std: float = 1.0,
+        mean: float = 0.0,
+        dtype: npt.DTypeLike = np.float32,
+    ) -> npt.NDArray[Any]:
+        """Normal numbers, truncated at `limit` before they are scaled to their deviation.
 
         Each is one of 65,536 equally likely quantiles, chosen by 16 random bits: four times as
         fast as numpy's own float32 normals, and as fine as half precision can tell.
@@ -43,9 +52,13 @@ class RandomStream:
         Args:
             shape: Shape of the result.
             limit: Where the distribution is cut off, in its standard deviations before the cut.
+            std: Standard deviation.
+            mean: Mean.
+            dtype: Type of the result; the numbers are made in float32.
         """
-        table = _quantiles(limit)
-        flat = np.empty(math.prod(shape), np.float32)
+        # Scaled and rounded in the table: the same bits as afterwards, for 65,536 numbers only.
+        table = (_quantiles(limit) * np.float32(std) + np.float32(mean)).astype(dtype)
+        flat = np.empty(math.prod(shape), table.dtype)
         for start in range(0, flat.size, BLOCK):
             block = flat[start : start + BLOCK]
             words = self._philox.random_raw(-(-block.size // 4))

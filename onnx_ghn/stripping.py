@@ -41,7 +41,7 @@ def strip_model(model: ir.Model, options: InitializeOptions) -> Report:
         ModelError: A tensor that has to stay has no value.
         OptionError: A role or the plan file does not suit the model.
     """
-    from onnx_ghn.passes.initialize import needs_ir_version_4, set_value
+    from onnx_ghn.drawing import needs_ir_version_4, set_value
 
     selection = InitializeOptions(
         method="classical",

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 import onnx_ghn
 from onnx_ghn import fallback
+from onnx_ghn.drawing import (
+    Draw,
+    complete_copy,
+    lazy,
+    needs_ir_version_4,
+    scale,
+    set_value,
+    statistic,
+)
 from onnx_ghn.errors import OnnxGhnError
 from onnx_ghn.hypernet.archive import Archive, ArchiveInfo, load_archive, read_info
 from onnx_ghn.hypernet.predict import predict
@@ -21,17 +29,15 @@ from onnx_ghn.hypernet.refine import RefinedPrediction, Refinement
 from onnx_ghn.model_io import record_provenance
 from onnx_ghn.options import InitializeOptions
 from onnx_ghn.overrides import read_as_asked
-from onnx_ghn.plan import Plan, describe, make_plan, needs_archive
+from onnx_ghn.plan import GHN, Plan, Requests, describe, make_plan, needs_archive
 from onnx_ghn.read import skeleton_marks
-from onnx_ghn.read.parameter import Holder, Parameter, Role
+from onnx_ghn.read.parameter import Holder, Role
 from onnx_ghn.read.reading import Reading
 from onnx_ghn.report import INITIALIZED, Report, Status
+from onnx_ghn.signal_check import Signal, corrections, measure_signal
 
 META = "onnx_ghn"
 """Key in `ir.Value.meta` and `ir.Model.meta`; memory only, never serialised."""
-
-Draw = Callable[[], npt.NDArray[np.float32]]
-"""Makes a tensor's values in its logical shape."""
 
 Calibration = Callable[[ir.Model, Report], None]
 """Sets the running statistics of a complete model and brings its report up to date."""
@@ -107,8 +113,11 @@ class Initialize(ir.passes.InPlacePass):
         reading, requests = read_as_asked(model, self.options)
         read = time.perf_counter()
         plan = make_plan(reading, self.options, self._describe_archive(), requests)
-        report = describe(reading, plan, model.graph.name or "")
         draws = self._draws(reading, plan)
+        by_auto = self.options.method == "auto" and plan.decision["method"] == GHN
+        if by_auto and plan.indices(Status.PREDICTED):
+            plan, draws = self._check(model, reading, requests, plan, draws)
+        report = describe(reading, plan, model.graph.name or "")
         calibrated = plan.indices(Status.CALIBRATED)
         runs = bool(calibrated) or self._calibration is not None
         modified = self._inject(model, reading, plan, draws, report, cache=runs)
@@ -166,7 +175,9 @@ class Initialize(ir.passes.InPlacePass):
         predicted = plan.indices(Status.PREDICTED)
         if predicted:
             options = self.options
-            archive = self._archive or load_archive(options.hypernet, engine=options.engine)
+            archive = self._archive or load_archive(
+                options.hypernet, engine=options.engine, device=options.device
+            )
             prediction = predict(reading, archive, indices=predicted, seed=options.seed)
             tensor = prediction.tensor
             if options.noise or options.orthogonal:
@@ -186,6 +197,42 @@ class Initialize(ir.passes.InPlacePass):
                 draws[index] = draws[first]
         return draws
 
+    def _check(
+        self,
+        model: ir.Model,
+        reading: Reading,
+        requests: Requests,
+        plan: Plan,
+        draws: dict[int, Draw],
+    ) -> tuple[Plan, dict[int, Draw]]:
+        """Rule (c) of `auto`: what was predicted must carry a signal, else it is not used."""
+
+        def run(draws: Mapping[int, Draw]) -> Signal:
+            complete = complete_copy(model, reading, plan, draws)
+            predicted = plan.indices(Status.PREDICTED)
+            return measure_signal(complete, reading.parameters, predicted, self.options.seed)
+
+        signal = run(draws)
+        check = signal.to_json()
+        decision = plan.decision | {"check": check}
+        if signal.skipped:
+            decision["reason"] += f"; its signal was not checked: {signal.skipped}"
+        if signal.skipped or signal.well_scaled:
+            return dataclasses.replace(plan, decision=decision), draws
+        fault = "badly scaled" if signal.finite else "not finite"
+        if signal.finite:
+            scaled = scale(draws, dict(corrections(signal, reading.parameters)))
+            again = run(scaled)
+            check["rescaled"] = again.to_json()
+            if again.well_scaled:
+                decision["reason"] += "; its signal was badly scaled: each layer was rescaled"
+                return dataclasses.replace(plan, decision=decision), scaled
+        decision["method"] = "classical"
+        decision["reason"] = f"predicted weights give a signal that is {fault}"
+        decision.pop("plan", None)  # noted anew
+        plan = make_plan(reading, self.options, self._describe_archive(), requests, decision)
+        return plan, self._draws(reading, plan)
+
     def _inject(
         self,
         model: ir.Model,
@@ -204,9 +251,9 @@ class Initialize(ir.passes.InPlacePass):
             mark = (plan.decision.get("archive"), self.options, outcome.method, outcome.role)
             tensor: ir.TensorProtocol
             if outcome.status is Status.CALIBRATED:
-                tensor = _statistic(parameter)
+                tensor = statistic(parameter)
             elif index in draws:
-                tensor = _lazy(parameter, draws[index], cache=cache)
+                tensor = lazy(parameter, draws[index], cache=cache)
             else:
                 continue
             if parameter.value.meta.get(META) == _Mark(mark, parameter.value.const_value):
@@ -269,6 +316,20 @@ class Initialize(ir.passes.InPlacePass):
         record_provenance(model, provenance)
 
 
+def initialize_model(
+    model: ir.Model,
+    options: InitializeOptions | None = None,
+    *,
+    archive: Archive | None = None,
+    calibration: Calibration | None = None,
+) -> Report:
+    """Run `Initialize` on a model, in place, and return its report. Arguments as for the pass."""
+    initialize = Initialize(options, archive=archive, calibration=calibration)
+    initialize(model)
+    assert initialize.report is not None  # `call` has set it
+    return initialize.report
+
+
 class _Mark:
     """What set a value, and to which tensor: equal only while that very tensor is there."""
 
@@ -282,62 +343,3 @@ class _Mark:
         )
 
     __hash__ = None  # type: ignore[assignment]
-
-
-def _lazy(parameter: Parameter, draw: Draw, *, cache: bool) -> ir.LazyTensor:
-    """The parameter's tensor: drawn, laid out and cast when somebody asks for the values."""
-
-    def evaluate() -> ir.Tensor:
-        physical = parameter.layout.to_physical(draw())
-        array = np.ascontiguousarray(physical.astype(parameter.dtype.numpy(), copy=False))
-        return ir.Tensor(array, dtype=parameter.dtype, name=parameter.name)
-
-    return ir.LazyTensor(
-        evaluate,
-        dtype=parameter.dtype,
-        shape=ir.Shape(parameter.shape),
-        name=parameter.name,
-        cache=cache,
-    )
-
-
-def _statistic(parameter: Parameter) -> ir.Tensor:
-    """A running mean of 0 or a running variance of 1."""
-    start = 1.0 if parameter.role is Role.RUNNING_VARIANCE else 0.0
-    array = np.full(parameter.shape, start, dtype=parameter.dtype.numpy())
-    return ir.Tensor(array, dtype=parameter.dtype, name=parameter.name)
-
-
-def set_value(parameter: Parameter, tensor: ir.TensorProtocol) -> ir.Value:
-    """Make `tensor` the parameter's value; returns the value that now holds it."""
-    value = parameter.value
-    if parameter.holder is Holder.INITIALIZER:
-        value.const_value = tensor
-        return value
-    if parameter.holder is Holder.INPUT:
-        value.const_value = tensor
-        assert value.graph is not None
-        value.graph.register_initializer(value)
-        return value
-    node = value.producer()
-    assert node is not None and isinstance(node.graph, ir.Graph)
-    graph = node.graph
-    held = ir.Value(
-        name=value.name,
-        shape=ir.Shape(parameter.shape),
-        type=ir.TensorType(parameter.dtype),
-        const_value=tensor,
-        doc_string=value.doc_string,
-        metadata_props=dict(value.metadata_props),
-    )
-    value.replace_all_uses_with(held, replace_graph_outputs=True)
-    graph.remove(node, safe=True)
-    graph.register_initializer(held)
-    return held
-
-
-def needs_ir_version_4(model: ir.Model) -> bool:
-    """Before IR version 4 every initializer has to be a graph input too."""
-    return model.ir_version < 4 and any(
-        not value.is_graph_input() for value in model.graph.initializers.values()
-    )

@@ -5,10 +5,14 @@ from __future__ import annotations
 import copy
 import importlib.util
 import io
+import json
 import os
+import subprocess
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -25,6 +29,50 @@ def _folder(variable: str, default: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"{folder} is absent (set {variable})")
     return folder
+
+
+def _load_tool(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def load_tool() -> Callable[[str], ModuleType]:
+    """Loads a module of the folder `tools`, which is no package, by its name."""
+    return _load_tool
+
+
+@pytest.fixture(scope="session")
+def command_lines() -> Iterator[Callable[..., list[dict[str, Any]]]]:
+    """Runs command lines at once, each in a process of its own: `command_lines((folder, *args))`.
+
+    See tests/forking.py for the answers.
+    """
+    with subprocess.Popen(
+        [sys.executable, ROOT / "tests" / "forking.py"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    ) as server:
+
+        def run(*lines: tuple[Any, ...]) -> list[dict[str, Any]]:
+            assert server.stdin is not None and server.stdout is not None
+            requests = [
+                {"folder": str(folder), "arguments": [str(argument) for argument in arguments]}
+                for folder, *arguments in lines
+            ]
+            server.stdin.write(json.dumps(requests) + "\n")
+            server.stdin.flush()
+            answers: list[dict[str, Any]] = json.loads(server.stdout.readline())
+            return answers
+
+        yield run
+        server.communicate()
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +101,17 @@ def parity() -> Path:
 def light() -> Path:
     """The folder of weightless real networks that the onnx package ships."""
     return LIGHT
+
+
+@pytest.fixture(scope="session")
+def untrained_file(
+    tmp_path_factory: pytest.TempPathFactory, load_tool: Callable[[str], ModuleType]
+) -> Path:
+    """A small untrained archive, whichever ships."""
+    file = tmp_path_factory.mktemp("untrained") / "untrained.pt"
+    tool = load_tool("make_untrained")
+    tool.write_archive(file, tool.CONFIG, tool.untrained_state(tool.NETWORK, tool.SEED))
+    return file
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Files from strangers: each is refused in one line or read cleanly, fast and in little memory."""
 
 import importlib.util
-import json
 import os
 import re
 import subprocess
@@ -70,29 +69,17 @@ def test_load_refuses_in_one_line_or_reads(name, tmp_path, caplog):
     assert snapshot(tmp_path) == before
 
 
-@pytest.fixture(scope="module")
-def command_line(tmp_path_factory):
+@pytest.fixture
+def command_line(command_lines):
     """Runs the command line; returns exit code and messages. Checks time and memory."""
-    messages = tmp_path_factory.mktemp("messages") / "stderr"
-    with subprocess.Popen(
-        [sys.executable, HERE / "hostile" / "forking.py"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"},
-    ) as server:
 
-        def run(folder, *arguments):
-            request = {"folder": str(folder), "arguments": arguments, "stderr": str(messages)}
-            server.stdin.write(json.dumps(request) + "\n")
-            server.stdin.flush()
-            answer = json.loads(server.stdout.readline())
-            assert answer["peak_bytes"] < MAX_BYTES
-            assert answer["cpu_seconds"] < MAX_SECONDS
-            return answer["code"], messages.read_text()
+    def run(folder, *arguments):
+        (answer,) = command_lines((folder, *arguments))
+        assert answer["peak_bytes"] < MAX_BYTES
+        assert answer["cpu_seconds"] < MAX_SECONDS
+        return answer["code"], answer["messages"]
 
-        yield run
-        server.stdin.close()
+    return run
 
 
 def check_command_line(run, name, tmp_path):

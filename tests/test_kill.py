@@ -1,66 +1,69 @@
 """`kill -9` at moments spread over a run: the input or the complete output is there, no half file.
 
-The moments are counted in tensors written, by the run's own progress, so that they do not depend
-on the speed of the machine.
+The moments are counted in the run's own progress, so that they do not depend on the speed of the
+machine: see tests/killing.py.
 """
 
+import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 import pytest
 
-from onnx_ghn import model_io
+from onnx_ghn import InitializeOptions, initialize, model_io
+from onnx_ghn.finetuning.checkpoint import load_checkpoint
 
-PROGRAM = """
-import sys
-from onnx_ghn import InitializeOptions, initialize
-
-def progress(done, total):
-    print(done, total, flush=True)
-    sys.stdin.readline()
-
-path, in_place, seed = sys.argv[1:]
-options = InitializeOptions(method="classical", seed=int(seed))
-initialize(path, options=options, in_place=in_place == "1", progress=progress)
-"""
+HERE = Path(__file__).parent
 
 
-def kill_after(tensors, path, *, in_place, seed=1):
-    """Run `initialize` and kill it after so many tensors; returns whether it ended before that.
+@pytest.fixture(scope="module")
+def run_killed():
+    """Runs a command and kills it after so many calls of its progress; None: nobody kills.
 
-    The run waits for an answer after each tensor. The last answer and the kill come together,
-    so that it dies somewhere in the work that follows: the next tensor, or the renaming.
+    Returns whether it was killed, and the calls that it made.
     """
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(path), str(int(in_place)), str(seed)],
+        [sys.executable, HERE / "killing.py"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"},
-    ) as process:
-        for _ in range(tensors):
-            if not process.stdout.readline():
-                break
-            process.stdin.write("\n")
-            process.stdin.flush()
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        return process.returncode == 0
+        env=os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"},
+    ) as server:
+
+        def run(calls, command, options, **arguments):
+            request = {"command": command, "options": options, "calls": calls}
+            server.stdin.write(json.dumps(request | {"arguments": arguments}, default=str) + "\n")
+            server.stdin.flush()
+            answer = json.loads(server.stdout.readline())
+            return answer["killed"], answer["calls"]
+
+        yield run
+        server.stdin.close()
 
 
 def contents(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
+def moments(count, kills):
+    """Numbers of calls from none to all, the last ones close to the renaming."""
+    return [round(count * kill / (kills - 1)) for kill in range(kills)]
+
+
+# init
+
+
+def classical(seed=1):
+    return {"method": "classical", "seed": seed}
+
+
 def complete(path, seed=1):
     """Bytes of the finished output, by a run that nobody kills."""
-    from onnx_ghn import InitializeOptions, initialize
-
-    initialize(path, options=InitializeOptions(method="classical", seed=seed), in_place=True)
+    initialize(path, options=InitializeOptions(**classical(seed)), in_place=True)
     return contents(path.parent)
 
 
@@ -78,11 +81,6 @@ def finished(source, tmp_path_factory):
     return done["model.onnx"], len(onnx.load(path).graph.initializer)
 
 
-def moments(count, kills):
-    """Numbers of tensors from none to all, the last ones close to the renaming."""
-    return [round(count * kill / (kills - 1)) for kill in range(kills)]
-
-
 def check(path, before, outcomes):
     """Every file is the input's or belongs to one complete outcome."""
     left = contents(path.parent)
@@ -92,19 +90,19 @@ def check(path, before, outcomes):
     assert all(any(content in outcome.values() for outcome in outcomes) for content in hidden)
 
 
-def run_kills(kills, source, finished, tmp_path, *, in_place):
+def kill_init(run_killed, kills, source, finished, tmp_path, *, in_place):
     whole, count = finished
     for number, tensors in enumerate(moments(count, kills)):
         path = tmp_path / str(number) / "model.onnx"
         path.parent.mkdir()
         path.write_bytes(source.read_bytes())
         before = contents(path.parent)
-        kill_after(tensors, path, in_place=in_place)
+        run_killed(tensors, "initialize", classical(), model=path, in_place=in_place)
         after = {"model.onnx": whole} if in_place else before | {"model.init.onnx": whole}
         check(path, before, [after])
 
 
-def run_kills_with_external_data(kills, source, tmp_path):
+def kill_with_external_data(run_killed, kills, source, tmp_path):
     """In place, two files have to change: the old pair or the new one is there, never a mixture."""
     first = tmp_path / "first" / "model.onnx"
     first.parent.mkdir()
@@ -123,33 +121,141 @@ def run_kills_with_external_data(kills, source, tmp_path):
         path.parent.mkdir()
         for name, content in before.items():
             path.with_name(name).write_bytes(content)
-        kill_after(tensors, path, in_place=True)
+        run_killed(tensors, "initialize", classical(), model=path, in_place=True)
         check(path, before, outcomes)
 
 
 @pytest.mark.parametrize("in_place", [False, True])
-def test_kills(source, finished, tmp_path, in_place):
-    run_kills(4, source, finished, tmp_path, in_place=in_place)
+def test_kills_of_init(run_killed, source, finished, tmp_path, in_place):
+    kill_init(run_killed, 3, source, finished, tmp_path, in_place=in_place)
 
 
-def test_kills_with_external_data(source, tmp_path):
-    run_kills_with_external_data(4, source, tmp_path)
+def test_kills_with_external_data(run_killed, source, tmp_path):
+    kill_with_external_data(run_killed, 3, source, tmp_path)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("in_place", [False, True])
-def test_many_kills(source, finished, tmp_path, in_place):
-    run_kills(70, source, finished, tmp_path, in_place=in_place)
+def test_many_kills_of_init(run_killed, source, finished, tmp_path, in_place):
+    kill_init(run_killed, 200, source, finished, tmp_path, in_place=in_place)
 
 
 @pytest.mark.long
-def test_many_kills_with_external_data(source, tmp_path):
-    run_kills_with_external_data(60, source, tmp_path)
+def test_many_kills_with_external_data(run_killed, source, tmp_path):
+    kill_with_external_data(run_killed, 200, source, tmp_path)
 
 
-def test_kill_before_the_last_tensor_leaves_only_the_input(source, finished, tmp_path):
+def test_kill_before_the_last_tensor_leaves_only_the_input(run_killed, source, finished, tmp_path):
     _, count = finished
     path = tmp_path / "model.onnx"
     path.write_bytes(source.read_bytes())
-    assert not kill_after(count - 1, path, in_place=False)
+    assert run_killed(count - 1, "initialize", classical(), model=path)[0]
     assert list(contents(tmp_path)) == ["model.onnx"]
+
+
+# finetune
+
+
+STEPS = 6
+
+
+def kill_finetune(run_killed, rounds, kills, network, digits, tmp_path):
+    """Killed again and again, a run ends with the bits of one that nobody kills."""
+
+    def finetune(calls, folder):
+        return run_killed(
+            calls,
+            "finetune",
+            {"steps": STEPS, "validate_every": 1, "threads": 1},
+            model=folder / "net.onnx",
+            data=digits / "test.npz",
+            run={"batch_size": 16, "limit": 64},
+            resume=(folder / "net.finetuned.finetune" / "state.pt").exists(),
+            force=True,
+        )
+
+    def begin(name):
+        folder = tmp_path / name
+        folder.mkdir()
+        ir.save(network, folder / "net.onnx")
+        return folder
+
+    folder = begin("whole")
+    killed, count = finetune(None, folder)
+    before, whole = (folder / "net.onnx").read_bytes(), folder / "net.finetuned.onnx"
+    assert not killed and count >= STEPS
+    for number in range(rounds):
+        folder = begin(str(number))
+        output, state = folder / whole.name, folder / "net.finetuned.finetune" / "state.pt"
+        # Of a run that goes on, fewer calls are left: the moments are those of a part of the run.
+        for calls in moments(count // 2 + number % 3, kills):
+            finetune(calls, folder)
+            assert (folder / "net.onnx").read_bytes() == before
+            assert not output.exists() or output.read_bytes() == whole.read_bytes()
+            assert not state.exists() or load_checkpoint(state).history.validations
+        assert not finetune(None, folder)[0]
+        assert output.read_bytes() == whole.read_bytes()
+        log = [json.loads(line) for line in state.with_name("log.jsonl").read_text().splitlines()]
+        steps = [record["step"] for record in log if record["event"] == "train"]
+        assert steps == list(range(1, STEPS + 1))
+        assert not [path for path in folder.rglob(".*")]
+
+
+def test_kills_of_finetune(run_killed, trained, export, digits, tmp_path):
+    kill_finetune(run_killed, 1, 3, export(trained), digits, tmp_path)
+
+
+@pytest.mark.long
+def test_many_kills_of_finetune(run_killed, trained, export, digits, tmp_path):
+    kill_finetune(run_killed, 25, 8, export(trained), digits, tmp_path)
+
+
+# rank
+
+
+CANDIDATES = 4
+
+
+def kill_rank(run_killed, rounds, kills, network, digits, tmp_path):
+    """Killed again and again, a ranking scores each candidate once and keeps what it has."""
+    nets = [tmp_path / f"{name}.onnx" for name in range(CANDIDATES)]
+    for net in nets:
+        ir.save(network, net)
+    before = contents(tmp_path)
+
+    def rank(calls, out):
+        return run_killed(
+            calls,
+            "rank",
+            {"processes": 1, "method": "classical", "engine": "onnxruntime"},
+            models=[str(net) for net in nets],
+            data=digits / "test.npz",
+            run={"limit": 32},
+            out=out,
+        )
+
+    for number in range(rounds):
+        out = tmp_path / "results" / f"{number}.jsonl"
+        out.parent.mkdir(exist_ok=True)
+        left = b""
+        for kill in range(kills):
+            rank(kill % 3, out)  # before it begins, at once, and after one more candidate
+            found = out.read_bytes() if out.exists() else b""
+            assert found.startswith(left)
+            left = found.rpartition(b"\n")[0]
+            for line in left.splitlines():
+                json.loads(line)
+        assert not rank(None, out)[0]
+        assert out.read_bytes().startswith(left)
+        models = [json.loads(line)["model"] for line in out.read_text().splitlines()[1:]]
+        assert sorted(models) == sorted(str(net) for net in nets)
+    assert {net.name: net.read_bytes() for net in nets} == before
+
+
+def test_kills_of_rank(run_killed, trained, export, digits, tmp_path):
+    kill_rank(run_killed, 1, 3, export(trained), digits, tmp_path)
+
+
+@pytest.mark.long
+def test_many_kills_of_rank(run_killed, trained, export, digits, tmp_path):
+    kill_rank(run_killed, 25, 8, export(trained), digits, tmp_path)

@@ -39,6 +39,12 @@ net (
 """
 
 
+@pytest.fixture(autouse=True)
+def ships_untrained(untrained_file, monkeypatch):
+    """Under an untrained archive `auto` means classical, whichever ships."""
+    monkeypatch.setattr("onnx_ghn.hypernet.archive.SHIPPED", untrained_file)
+
+
 def net(text=NET, make=None):
     """The model of a text whose inputs, but for x, are initializers; random ones by default."""
     rng = np.random.default_rng(3)

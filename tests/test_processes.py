@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -14,24 +15,6 @@ from onnx_ghn import model_io
 
 ROOT = Path(__file__).parent.parent
 WRITERS = 10
-
-
-def start(*arguments, cwd=None, prefix=(), **variables):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | variables
-    return subprocess.Popen(
-        [*prefix, sys.executable, "-m", "onnx_ghn", *map(str, arguments)],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-
-
-def finish(process):
-    _, messages = process.communicate(timeout=300)
-    assert "Traceback" not in messages and "unexpected" not in messages, messages
-    return process.returncode, messages
 
 
 def digests(folder):
@@ -48,37 +31,48 @@ def model(light, tmp_path):
     return path
 
 
-def run_ten(model, *options, seeds=False):
-    """Start ten runs at once; returns their exit codes and messages."""
-    processes = [
-        start("init", model, "--method", "classical", *options, *(("--seed", k) if seeds else ()))
-        for k in range(WRITERS)
-    ]
-    return [finish(process) for process in processes]
+@pytest.fixture
+def run_ten(command_lines):
+    """Starts ten runs at once; returns their exit codes and messages."""
+
+    def run(model, *options, seeds=False):
+        common = (model.parent, "init", model.name, "--method", "classical", *options)
+        ended = command_lines(
+            *((*common, *(("--seed", k) if seeds else ())) for k in range(WRITERS))
+        )
+        for answer in ended:
+            assert "Traceback" not in answer["messages"] and "unexpected" not in answer["messages"]
+        return [(answer["code"], answer["messages"]) for answer in ended]
+
+    return run
 
 
-def alone(model, folder, *options):
+@pytest.fixture
+def alone(command_lines):
     """Digests of what one run gives that nobody disturbs."""
-    folder.mkdir()
-    path = folder / model.name
-    path.write_bytes(model.read_bytes())
-    code, messages = finish(start("init", path, "--method", "classical", *options))
-    assert code == 0, messages
-    return digests(folder)
+
+    def run(model, folder, *options):
+        folder.mkdir()
+        (folder / model.name).write_bytes(model.read_bytes())
+        (answer,) = command_lines((folder, "init", model.name, "--method", "classical", *options))
+        assert answer["code"] == 0, answer["messages"]
+        return digests(folder)
+
+    return run
 
 
 SHARDS = ("--shard-size", "1MB")
 
 
 @pytest.mark.parametrize("options", [(), SHARDS], ids=["one file", "data files"])
-def test_ten_processes_with_force_write_one_result(model, tmp_path, options):
+def test_ten_processes_with_force_write_one_result(model, tmp_path, alone, run_ten, options):
     expected = alone(model, tmp_path.with_name(tmp_path.name + "-alone"), *options)
     assert all(code == 0 for code, _ in run_ten(model, "--force", *options))
     assert digests(tmp_path) == expected
 
 
 @pytest.mark.parametrize("options", [(), SHARDS], ids=["one file", "data files"])
-def test_ten_processes_without_force_have_one_winner(model, tmp_path, options):
+def test_ten_processes_without_force_have_one_winner(model, tmp_path, alone, run_ten, options):
     expected = alone(model, tmp_path.with_name(tmp_path.name + "-alone"), *options)
     ended = run_ten(model, *options)
     assert sorted(code for code, _ in ended) == [0] + [2] * (WRITERS - 1)
@@ -87,7 +81,9 @@ def test_ten_processes_without_force_have_one_winner(model, tmp_path, options):
 
 
 @pytest.mark.long
-def test_ten_processes_of_different_seeds_leave_one_of_their_results(model, tmp_path):
+def test_ten_processes_of_different_seeds_leave_one_of_their_results(
+    model, tmp_path, alone, run_ten
+):
     """The last one wins whole: never the model of one with the data of another."""
     results = []
     for seed in range(WRITERS):
@@ -97,15 +93,15 @@ def test_ten_processes_of_different_seeds_leave_one_of_their_results(model, tmp_
     assert digests(tmp_path) in results
 
 
-def test_ten_processes_in_place(model, tmp_path):
+def test_ten_processes_in_place(model, tmp_path, run_ten):
     assert all(code == 0 for code, _ in run_ten(model, "--in-place"))
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
     onnx.checker.check_model(model, full_check=True)
 
 
-def test_ten_processes_in_place_with_external_data(model, tmp_path):
+def test_ten_processes_in_place_with_external_data(model, tmp_path, command_lines, run_ten):
     """Some may find that their input has changed; the model is complete all the same."""
-    assert finish(start("init", model, "--in-place", *SHARDS))[0] == 0
+    assert command_lines((tmp_path, "init", model, "--in-place", *SHARDS))[0]["code"] == 0
     for code, messages in run_ten(model, "--in-place", seeds=True):
         assert code in (0, 2), messages
         assert code == 0 or len(messages.strip().splitlines()) == 1
@@ -115,6 +111,25 @@ def test_ten_processes_in_place_with_external_data(model, tmp_path):
 
 
 # The same bits
+
+
+METHODS = {
+    "classical": ("--method", "classical"),
+    "torch": ("--method", "ghn", "--engine", "torch"),
+    "onnxruntime": ("--method", "ghn", "--engine", "onnxruntime"),
+}
+ONE_AFTER_THE_OTHER = """
+import json, sys
+from onnx_ghn.cli import main
+
+for sys.argv in json.loads(sys.argv[1]):
+    try:
+        main()
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
+"""Runs command lines in one process: its start and the imports take longer than a line."""
 
 
 def variations():
@@ -129,37 +144,37 @@ def variations():
 
 
 @pytest.mark.parametrize(
-    "options",
-    [
-        ("--method", "classical"),
-        ("--method", "ghn", "--engine", "torch"),
-        ("--method", "ghn", "--engine", "onnxruntime"),
-    ],
-    ids=["classical", "ghn-torch", "ghn-onnxruntime"],
-)
-@pytest.mark.parametrize(
     "name", ["light_shufflenet", pytest.param("light_resnet50", marks=pytest.mark.long)]
 )
-def test_same_bits_whatever_the_process(light, tmp_path, name, options):
+def test_same_bits_whatever_the_process(light, tmp_path, name):
     """Across hash seeds, cores and folders, with a path that is absolute or not."""
     source = (light / f"{name}.onnx").read_bytes()
-    found = set()
+    found = []
     for number, (prefix, variables) in enumerate(variations()):
         folder = tmp_path / ("x" * (number + 1)) / f"folder {number}"
         folder.mkdir(parents=True)
         path = folder / "net.onnx"
         path.write_bytes(source)
         given = path if number % 2 else path.name
-        process = start(
-            "init", given, *options, "--seed", "5", cwd=folder, prefix=prefix, **variables
+        lines = [
+            ["onnx-ghn", "init", str(given), *options, "--seed", "5", "-o", f"{method}.onnx"]
+            for method, options in METHODS.items()
+        ]
+        process = subprocess.run(
+            [*prefix, sys.executable, "-c", ONE_AFTER_THE_OTHER, json.dumps(lines)],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)} | variables,
+            timeout=600,
         )
-        code, messages = finish(process)
-        assert code == 0, messages
-        found.add(digests(folder)["net.init.onnx"])
-    assert len(found) == 1
+        assert process.returncode == 0, process.stderr
+        found.append(digests(folder))
+    assert {*METHODS} == {name.removesuffix(".onnx") for name in found[0]} - {"net"}
+    assert found.count(found[0]) == len(found)
 
 
-def test_same_bits_whatever_the_order_of_what_is_a_tie(light, tmp_path):
+def test_same_bits_whatever_the_order_of_what_is_a_tie(light, tmp_path, command_lines):
     """Initializers in another order, which no structure depends on, get the same values."""
     original = onnx.load(light / "light_squeezenet.onnx")
     written = []
@@ -171,14 +186,15 @@ def test_same_bits_whatever_the_order_of_what_is_a_tie(light, tmp_path):
         model.graph.initializer.extend(initializers)
         path = tmp_path / f"{name}.onnx"
         path.write_bytes(model.SerializeToString())
-        assert finish(start("init", path, "--method", "classical"))[0] == 0
+        (answer,) = command_lines((tmp_path, "init", path, "--method", "classical"))
+        assert answer["code"] == 0, answer["messages"]
         tensors = onnx.load(tmp_path / f"{name}.init.onnx").graph.initializer
         written.append({tensor.name: tensor.raw_data for tensor in tensors})
     assert written[0] == written[1]
 
 
 @pytest.mark.long
-def test_many_rounds_of_ten(light, tmp_path):
+def test_many_rounds_of_ten(light, tmp_path, run_ten):
     for number, options in itertools.product(range(10), [(), SHARDS]):
         folder = tmp_path / f"{number}{len(options)}"
         folder.mkdir()

@@ -1,32 +1,42 @@
-"""Tests an archive on held-out networks beside two controls, and prints one JSON object.
+"""Tests an archive on held-out networks beside three controls.
 
 - predicted: as the archive predicts.
 - shuffled edges: the nodes keep what they are, and take each other's places in the graph.
 - mean weights: each parameter is the mean prediction for its shape over other networks of the
   space; what no other network has is predicted.
+- classical: what `init --method classical` gives.
 
-Batch statistics, no training of the networks, validation images only.
+Batch statistics, no training of the networks. The val list is tested on the last tenth of the
+training images, which no hypernetwork was trained on; the test list on all of a test set's.
+One line of JSON for each network goes to --out; a command that was stopped goes on where it was.
 
-    OMP_NUM_THREADS=1 python tools/controls.py run/hypernet.pt --data images/ --split narrow
+    export OMP_NUM_THREADS=1
+    python tools/controls.py run/hypernet.pt --data train/ --split narrow --out narrow.jsonl
+    python tools/controls.py run/hypernet.pt --data test/ --part test --side 32 --out test.jsonl
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import torch
 from torch import Tensor
 
 from onnx_ghn.architectures.sample import sample
-from onnx_ghn.architectures.splits import SPLITS, held_out, held_out_keys
-from onnx_ghn.data import load_data
+from onnx_ghn.architectures.splits import SPLITS, Entry, held_out, held_out_keys
+from onnx_ghn.data import Data, load_data
 from onnx_ghn.hypernet.archive import load_network
 from onnx_ghn.hypernet.kinds import COLUMNS, KindsHypernetwork
+from onnx_ghn.options import InitializeOptions
+from onnx_ghn.passes.initialize import Initialize
 from onnx_ghn.random_stream import RandomStream
 from onnx_ghn.train.corpus import Corpus, Task, prepare
 from onnx_ghn.train.images import Images
@@ -34,74 +44,125 @@ from onnx_ghn.train.setup import VALIDATION_SHARE
 
 Weights = dict[str, Tensor]
 Shape = tuple[int, ...]
+Row = dict[str, Any]
+COLUMN_NAMES = ("predicted", "shuffled edges", "mean weights", "classical")
 BATCH = 64
 PLACE = [COLUMNS.index("depth"), COLUMNS.index("rest")]
 
 
 def main() -> None:
-    """Print the accuracies."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Test what is missing in the file, and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("archive", type=Path)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--split", choices=SPLITS, default="narrow")
+    parser.add_argument("--split", choices=SPLITS, default="in-distribution")
+    parser.add_argument("--part", choices=("val", "test"), default="val")
     parser.add_argument("--architectures", type=int, default=100)
     parser.add_argument("--others", type=int, default=300, help="Networks behind the means.")
     parser.add_argument("--side", type=int, default=16)
-    parser.add_argument("--examples", type=int, default=1024)
+    parser.add_argument("--examples", type=int, default=10_000, help="Images, at most.")
+    parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    rows = finished(arguments.out)
+    entries = held_out(arguments.split, arguments.part)[: arguments.architectures]
+    missing = [entry for entry in entries if entry.key not in rows]
+    with torch.no_grad():
+        for row in tested(missing, arguments):
+            rows[row["key"]] = row
+            with arguments.out.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+    print(table([rows[entry.key] for entry in entries]))
+
+
+def finished(path: Path) -> dict[str, Row]:
+    """Networks in the file by their graph's key; half a last line is cut off."""
+    if not path.exists():
+        return {}
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        os.truncate(path, len(whole))
+    return {row["key"]: row for row in map(json.loads, whole.splitlines())}
+
+
+def tested(entries: Sequence[Entry], arguments: argparse.Namespace) -> Iterator[Row]:
+    """Accuracies of each network with the weights of each column."""
+    if not entries:
+        return
     network, config = load_network(arguments.archive)
     assert isinstance(network, KindsHypernetwork)
-    data = load_data(arguments.data).split(VALIDATION_SHARE)[1]
-    order = RandomStream(0, "validation").permutation(len(data))
-    images = Images(data.take(np.asarray(order)), config.mean, config.std)
+    classes = config.network.classes
+    images = Images(examples(arguments.data, arguments.part), config.mean, config.std)
     batches = [
         images.batch(start, BATCH, arguments.side)
         for start in range(0, min(arguments.examples, len(images)) - BATCH + 1, BATCH)
     ]
-    space = SPLITS[arguments.split]
     corpus = Corpus(config.network, held_out=held_out_keys(), reuse=1)
+    space = SPLITS[arguments.split]
     others = (corpus.task(space, 8 * k, arguments.side) for k in range(arguments.others))
-    with torch.no_grad():
-        means = mean_weights(network, others)
-        rows = []
-        for entry in held_out(arguments.split, "val")[: arguments.architectures]:
-            model = sample(
-                entry.space,
-                entry.seed,
-                image_side=arguments.side,
-                classes=config.network.classes,
-            )
-            task = prepare(model, config.network, entry.key)
-            weights = predicted(network, task)
-            stream = RandomStream(entry.seed, "shuffled edges")
-            variants = {
-                "predicted": weights,
-                "shuffled edges": shuffled(network, task, stream),
-                "mean weights": {n: means.get(_key(n, w), w) for n, w in weights.items()},
-            }
-            rows.append({name: accuracy(task, w, batches) for name, w in variants.items()})
-    result: dict[str, object] = {
-        "archive": arguments.archive.name,
-        "split": arguments.split,
-        "side": arguments.side,
-        "architectures": len(rows),
-        "examples": BATCH * len(batches),
-    }
-    for name in rows[0]:
-        values = [row[name] for row in rows]
-        result[name] = {
-            "mean": round(float(np.mean(values)), 4),
-            "min": round(min(values), 4),
-            "max": round(max(values), 4),
+    means = mean_weights(network, others)
+    for entry in entries:
+        model = sample(entry.space, entry.seed, image_side=arguments.side, classes=classes)
+        task = prepare(model, config.network, entry.key)
+        weights = predicted(network, task)
+        stream = RandomStream(entry.seed, "shuffled edges")
+        columns = {
+            "predicted": weights,
+            "shuffled edges": shuffled(network, task, stream),
+            "mean weights": {n: means.get(_key(n, w), w) for n, w in weights.items()},
+            "classical": classical(model, weights),
         }
-    print(json.dumps(result, indent=2))
+        row: Row = {"split": arguments.split, "part": arguments.part, "side": arguments.side}
+        row |= {"seed": entry.seed, "key": entry.key, "family": task.family, "norm": task.norm}
+        row |= {"examples": BATCH * len(batches)}
+        yield row | {name: accuracy(task, w, batches) for name, w in columns.items()}
+
+
+def examples(folder: Path, part: str) -> Data:
+    """Images to test on, shuffled: a batch of one class would have odd statistics."""
+    data = load_data(folder)
+    if part == "val":
+        data = data.split(VALIDATION_SHARE)[1]
+    return data.take(np.asarray(RandomStream(0, "validation").permutation(len(data))))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Mean, lowest and highest accuracy, then the means by family and by normalisation."""
+    lines = [
+        "| networks | n | " + " | ".join(COLUMN_NAMES) + " |",
+        "| --- | ---: |" + " ---: |" * len(COLUMN_NAMES),
+    ]
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        for name in (row["family"], "norm: " + row["norm"] if row["norm"] else ""):
+            groups[name].append(row)
+    summaries: dict[str, Callable[..., Any]] = {
+        "all": np.mean,
+        "lowest": np.min,
+        "highest": np.max,
+    }
+    for name, summary in summaries.items():
+        cells = (f"{summary([row[column] for row in rows]):.3f}" for column in COLUMN_NAMES)
+        lines.append(f"| {name} | {len(rows)} | " + " | ".join(cells) + " |")
+    for name in sorted(filter(None, groups)):
+        mine = groups[name]
+        cells = (f"{np.mean([row[column] for row in mine]):.3f}" for column in COLUMN_NAMES)
+        lines.append(f"| {name} | {len(mine)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def predicted(network: KindsHypernetwork, task: Task) -> Weights:
     """The archive's own weights."""
     states = network.encode(task.plan.features, task.plan.distance)
     return task.plan.predict(network, states)
+
+
+def classical(model: ir.Model, like: Weights) -> Weights:
+    """The best analytic start for each tensor."""
+    Initialize(InitializeOptions(method="classical"))(model)
+    values = {name: model.graph.initializers[name].const_value for name in like}
+    return {name: torch.tensor(v.numpy()) for name, v in values.items() if v is not None}
 
 
 def shuffled(network: KindsHypernetwork, task: Task, stream: RandomStream) -> Weights:

@@ -1,6 +1,6 @@
-"""Writes the seeded, untrained archive that ships: `onnx_ghn/hypernet/weights/untrained.pt`.
+"""Writes a seeded, untrained archive: what tests and benchmarks use, and a start without training.
 
-Usage: python tools/make_untrained.py [OUT]
+Usage: python tools/make_untrained.py OUT.pt
 
 A GHN-3 of small size. Each layer keeps the size of the signal, but for the last one, which makes
 weights of variance `TILE_VARIANCE` before the fan-in rule. Wide layers repeat their tile, and equal
@@ -11,12 +11,11 @@ norms overflows. The same seed gives the same bytes, with the same version of to
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from onnx_ghn.hypernet.archive import SHIPPED, write_archive
+from onnx_ghn.hypernet.archive import write_archive
 from onnx_ghn.hypernet.config import GRAPHORMER, ArchiveConfig, NetworkConfig
 from onnx_ghn.random_stream import RandomStream
 
@@ -65,8 +64,10 @@ def _tensor(
 
 def main() -> int:
     """Write the archive and say what was written."""
-    out = Path(sys.argv[1]) if len(sys.argv) > 1 else SHIPPED
-    info = write_archive(out, CONFIG, untrained_state(NETWORK, SEED))
+    if len(sys.argv) != 2:
+        print("usage: python tools/make_untrained.py OUT.pt", file=sys.stderr)
+        return 2
+    info = write_archive(sys.argv[1], CONFIG, untrained_state(NETWORK, SEED))
     print(f"{info.path}: {info.path.stat().st_size:,} bytes, sha256 {info.sha256}")
     return 0
 

@@ -69,7 +69,7 @@ def command(
             data,
             collect(RunOptions, values),
             batch_statistics=batch_statistics,
-            initialize=collect(InitializeOptions, values),
+            initialize=collect(InitializeOptions, values, FILL),
             max_bytes=max_bytes,
             progress=progress,
         )

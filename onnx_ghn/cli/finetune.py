@@ -105,7 +105,7 @@ def command(
         if resume
         else (collect(FinetuneOptions, values), collect(RunOptions, of_run), values["seed"])
     )
-    initialize = dataclasses.replace(collect(InitializeOptions, values), seed=seed)
+    initialize = dataclasses.replace(collect(InitializeOptions, values, FILL), seed=seed)
     try:
         with _progress(enabled=not quiet) as show:
             result = finetune(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from onnx_ghn.cli.options import (
 )
 from onnx_ghn.options import InitializeOptions, RunOptions
 
+CALIBRATE = tuple(name for name in RUN if name != "device")
+"""Options that only --calibrate heeds; --device is the hypernetwork's, too."""
+
 
 @click.command("init", epilog="The input is never changed unless --in-place is given.")
 @click.argument("model", type=click.Path(path_type=Path))
@@ -33,7 +37,7 @@ from onnx_ghn.options import InitializeOptions, RunOptions
     help="Estimate the running statistics from labelled data: a folder of class/xxx.jpg, or an "
     ".npz file with x and y.",
 )
-@options_of(RunOptions, only=RUN)
+@options_of(RunOptions, only=CALIBRATE)
 @report_options
 @quiet_option
 @click.pass_context
@@ -66,7 +70,7 @@ def command(
     """
     given = [
         f"--{name.replace('_', '-')}"
-        for name in RUN
+        for name in CALIBRATE
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
     ]
     if given and data is None:
@@ -82,7 +86,7 @@ def command(
             output,
             options,
             data=data,
-            run=collect(RunOptions, values),
+            run=dataclasses.replace(collect(RunOptions, values), device=options.device),
             in_place=in_place,
             force=force,
             shard_size=shard_size,

@@ -83,10 +83,19 @@ def options_of(cls: type, only: Collection[str] | None = None) -> Callable[[Comm
     return decorate
 
 
-def collect(cls: type[Options], values: dict[str, Any]) -> Options:
-    """Make the dataclass from a command's keyword arguments; extra arguments are left alone."""
+def collect(
+    cls: type[Options], values: dict[str, Any], only: Collection[str] | None = None
+) -> Options:
+    """Make the dataclass from a command's keyword arguments; extra arguments are left alone.
+
+    Args:
+        cls: The dataclass.
+        values: The arguments.
+        only: As for `options_of`: another dataclass of the command can have a field of that name.
+    """
     names = [field.name for field in dataclasses.fields(typing.cast(Any, cls))]
-    return cls(**{name: values[name] for name in names if name in values})
+    chosen = names if only is None else only
+    return cls(**{name: values[name] for name in names if name in values and name in chosen})
 
 
 def _option(field: dataclasses.Field[Any], hint: Any) -> Callable[[Command], Command]:

@@ -47,7 +47,8 @@ MOST_PROCESSES = 8
 @click.option(
     "--processes",
     type=click.IntRange(min=1),
-    help="Processes that share the weights, on a CPU.  [default: one for each core, at most 8]",
+    help="Processes that share the weights, on a CPU or on one GPU.  [default: one for each core, "
+    "at most 8; one on a GPU]",
 )
 @click.option(
     "--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda or cuda:N."

@@ -30,6 +30,7 @@ from onnx_ghn.finetuning.weights import Weights
 from onnx_ghn.model_files import Destination, ModelLike, load, name_of
 from onnx_ghn.options import InitializeOptions, RunOptions
 from onnx_ghn.report import Report, Status
+from onnx_ghn.torch_device import check_device
 
 
 def finetune(
@@ -90,7 +91,7 @@ def finetune(
     """
     options, run = options or FinetuneOptions(), run or RunOptions()
     fill = dataclasses.replace(initialize or InitializeOptions(), missing_only=True)
-    _check_device(run.device)
+    check_device(run.device)
     destination = Destination.of(model, output, "finetuned", in_place=False, force=force or resume)
     target = destination.target
     files = _files(folder, target, resume=resume, force=force)
@@ -173,14 +174,6 @@ def finetune(
         changes=report.changes + weights.changes,
         warnings=_warnings(loaded, report, weights, training),
     )
-
-
-def _check_device(device: str) -> None:
-    if device == "cuda" and not torch.cuda.is_available():
-        raise OptionError(
-            f"torch {torch.__version__} finds no CUDA device: onnx-ghn doctor says what is "
-            "installed; --device cpu trains on the CPU"
-        )
 
 
 def _files(

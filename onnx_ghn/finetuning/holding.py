@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from onnx_ghn.drawing import set_value
 from onnx_ghn.errors import ModelError
-from onnx_ghn.passes.initialize import set_value
 from onnx_ghn.read.dataflow import DataFlow, trace
 from onnx_ghn.read.parameter import Holder, Parameter
 

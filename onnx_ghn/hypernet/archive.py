@@ -5,6 +5,8 @@ An archive is a few files with one stem: `NAME.safetensors` and `NAME.json`, the
 that read their weights from the safetensors, for use without torch. `SHA256SUMS` beside them holds
 their hashes. TorchScript is code: load only what you trust.
 
+Weights are float32 or, to halve the files, float16; once loaded they are float32 in any case.
+
 The only module that touches `torch.jit`.
 """
 
@@ -33,8 +35,11 @@ from onnx_ghn.options import ENGINES
 if TYPE_CHECKING:
     from torch import nn
 
-SHIPPED = Path(__file__).parent / "weights" / "untrained.pt"
-"""The archive that is used where none is asked for."""
+SHIPPED = Path(__file__).parent / "weights" / "hypernet.pt"
+"""The archive that is used where none is asked for; its name is in its description."""
+
+Weights = Mapping[str, npt.NDArray[Any]]
+"""Float32 or float16 weights, and integer buffers, by their names in `state_dict()`."""
 
 SUMS = "SHA256SUMS"
 CONFIG_FILE = "onnx_ghn.json"
@@ -112,7 +117,11 @@ def read_info(path: str | os.PathLike[str] | None = None) -> ArchiveInfo:
 
 
 def load_archive(
-    path: str | os.PathLike[str] | None = None, *, engine: str = "torch", threads: int = 1
+    path: str | os.PathLike[str] | None = None,
+    *,
+    engine: str = "torch",
+    threads: int = 1,
+    device: str = "cpu",
 ) -> Archive:
     """Load an archive, after its hash is checked.
 
@@ -120,10 +129,11 @@ def load_archive(
         path: The `.pt` file; the archive that ships where None. It is code: load what you trust.
         engine: What runs it, one of `ENGINES`.
         threads: Compute threads. More than one gives up that any machine gives the same bits.
+        device: Where the torch engine computes.
 
     Raises:
         ArchiveError: The file is missing, damaged, not an archive, or too new.
-        OptionError: There is no such engine.
+        OptionError: There is no such engine, or torch doesn't find the device.
     """
     if engine not in ENGINES:
         raise OptionError(f"unknown engine {engine!r}: choose one of {', '.join(ENGINES)}")
@@ -132,21 +142,21 @@ def load_archive(
         return Archive(info, _onnx_engine(info, threads, required=path is None))
     import torch
 
+    from onnx_ghn.torch_device import check_device
+
+    check_device(device)
     try:
         with _jit():
-            module = torch.jit.load(str(info.path), map_location="cpu")
+            module = torch.jit.load(str(info.path), map_location=device).float()
     except (RuntimeError, ValueError) as error:
         raise ArchiveError(f"{info.path}: the hypernetwork archive is damaged") from error
-    return Archive(info, TorchEngine(module, threads, _unoptimised))
+    return Archive(info, TorchEngine(module, threads, _unoptimised, device))
 
 
 def _onnx_engine(info: ArchiveInfo, threads: int, *, required: bool) -> Engine:
     """Check the files that the ONNX Runtime engine reads, and open it."""
-    from onnx_ghn.hypernet.onnx_engine import ENCODERS, GRAPHS, OnnxEngine, graph_file
+    from onnx_ghn.hypernet.onnx_engine import GRAPHS, graph_file, open_engine
 
-    network = info.config.network
-    if network.encoder not in ENCODERS:
-        raise OptionError(f"{info.path} has no ONNX form; use the torch engine")
     for file in (
         info.path.with_suffix(".safetensors"),
         *(graph_file(info.path, name) for name in GRAPHS),
@@ -154,8 +164,10 @@ def _onnx_engine(info: ArchiveInfo, threads: int, *, required: bool) -> Engine:
         try:
             _check(file, _sha256(file), required=required)
         except OSError as error:
-            raise ArchiveError(f"{file}: the archive lacks this file; convert it again") from error
-    return OnnxEngine(info.path, network, threads)
+            raise ArchiveError(
+                f"{file}: the archive lacks this file: write it again, or use the torch engine"
+            ) from error
+    return open_engine(info.path, info.config.network, threads)
 
 
 def load_network(path: str | os.PathLike[str]) -> tuple[nn.Module, ArchiveConfig]:
@@ -176,13 +188,30 @@ def load_network(path: str | os.PathLike[str]) -> tuple[nn.Module, ArchiveConfig
         state = load_file(weights)
     except (OSError, SafetensorError) as error:
         raise ArchiveError(f"{weights}: can't be read: {error}") from error
-    return _network(config, state, str(weights)), config
+    return _network(config, state, str(weights)).float(), config
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
+    """The weights of an archive as its safetensors holds them; runs no code of it, needs no torch.
+
+    Args:
+        path: Any of the archive's files.
+
+    Raises:
+        ArchiveError: The file is missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    file = Path(path).with_suffix(".safetensors")
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ArchiveError(f"{file}: can't be read: {error}") from error
 
 
 def write_archive(
-    path: str | os.PathLike[str],
-    config: ArchiveConfig,
-    state: Mapping[str, npt.NDArray[np.float32]],
+    path: str | os.PathLike[str], config: ArchiveConfig, state: Weights
 ) -> ArchiveInfo:
     """Write the files of an archive, and their hashes into `SHA256SUMS` beside them.
 
@@ -191,7 +220,7 @@ def write_archive(
     Args:
         path: Where the TorchScript file goes; the others take its stem.
         config: The configuration.
-        state: The weights by their names in `Hypernetwork.state_dict()`.
+        state: The weights, written in the type that they have.
 
     Raises:
         ArchiveError: The weights don't fit the configuration, or a file can't be written.
@@ -201,7 +230,7 @@ def write_archive(
     from safetensors.numpy import save_file
     from safetensors.torch import load_file
 
-    from onnx_ghn.hypernet.onnx_engine import ENCODERS, graph_file
+    from onnx_ghn.hypernet.onnx_engine import graph_file
     from onnx_ghn.hypernet.onnx_graphs import build_graphs
 
     target = Path(path)
@@ -223,9 +252,8 @@ def write_archive(
                 torch.jit.save(scripted, str(raw), _extra_files={CONFIG_FILE: text})
             _repack(raw, made)
             raw.unlink()
-            if config.network.encoder in ENCODERS:
-                for name, model in build_graphs(config.network, weights).items():
-                    onnx.save(model, graph_file(made, name))
+            for name, model in build_graphs(config.network, weights).items():
+                onnx.save(model, graph_file(made, name))
             sums = {file.name: _sha256(file) for file in sorted(made.parent.iterdir())}
             for name in sums:
                 (made.parent / name).replace(target.parent / name)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from onnx_ghn.errors import ArchiveError
+from onnx_ghn.hypernet.harm import HarmTable
 from onnx_ghn.read.graph import VOCABULARY
 
 FORMAT = 1
@@ -83,6 +84,7 @@ class ArchiveConfig:
         domain: What it was trained on, in words.
         provenance: Seed, source file and its sha256, tool versions: whatever leads back.
         held_out: Results on architectures that were not trained on, one object a row.
+        harm: What fine-tuning experiments say of its predictions; None where there were none.
         licence: SPDX identifier of the weights' licence.
         vocabulary: Name and version of the node types that it knows.
         columns: Feature columns that `encode` and the decoders take, in order.
@@ -98,6 +100,7 @@ class ArchiveConfig:
     domain: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
     held_out: tuple[dict[str, Any], ...] = ()
+    harm: HarmTable | None = None
     licence: str = ""
     vocabulary: dict[str, Any] = field(default_factory=lambda: dict(VOCABULARY))
     columns: tuple[str, ...] = COLUMNS
@@ -105,7 +108,9 @@ class ArchiveConfig:
 
     def to_json(self) -> str:
         """The configuration as JSON text, keys in a fixed order."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        harm = None if self.harm is None else self.harm.to_json()
+        data = dataclasses.asdict(dataclasses.replace(self, harm=None)) | {"harm": harm}
+        return json.dumps(data, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, source: str) -> ArchiveConfig:
@@ -141,6 +146,8 @@ class ArchiveConfig:
                 for key, value in data.items()
             }
             fields["network"] = NetworkConfig(**network)
+            if fields.get("harm") is not None:
+                fields["harm"] = HarmTable.from_json(fields["harm"], source)
             return cls(**fields)
         except (KeyError, TypeError) as error:
             raise ArchiveError(

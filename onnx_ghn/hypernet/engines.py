@@ -53,6 +53,7 @@ class TorchEngine:
         module: Any,
         threads: int = 1,
         mode: Callable[[], AbstractContextManager[None]] = nullcontext,
+        device: str = "cpu",
     ) -> None:
         """Wrap `module`, which has the five methods.
 
@@ -60,10 +61,12 @@ class TorchEngine:
             module: A `Hypernetwork`, or one compiled by TorchScript.
             threads: Compute threads.
             mode: Makes a context to run in.
+            device: Where the module is.
         """
         self.module = module
         self.threads = threads
         self.mode = mode
+        self.device = device
 
     def encode(self, features: Ints, distance: Ints) -> Floats:
         """See `Engine.encode`."""
@@ -90,9 +93,14 @@ class TorchEngine:
     def _run(self, method: Any, *arguments: Any) -> Floats:
         import torch
 
-        tensors = [torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in arguments]
-        with compute_threads(self.threads), torch.inference_mode(), self.mode():
-            return method(*tensors).numpy()
+        tensors = [
+            torch.from_numpy(a).to(self.device) if isinstance(a, np.ndarray) else a
+            for a in arguments
+        ]
+        # TF32 would round the products of a convolution to ten bits.
+        exact = torch.backends.cudnn.flags(allow_tf32=False)
+        with compute_threads(self.threads), torch.inference_mode(), self.mode(), exact:
+            return method(*tensors).cpu().numpy()
 
 
 @contextmanager

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from onnx_ghn.errors import ArchiveError
 from onnx_ghn.hypernet.columns import COLUMNS as COLUMNS_OF_NUMBERS
-from onnx_ghn.hypernet.columns import COLUMNS as NUMBERS
 from onnx_ghn.hypernet.config import COLUMNS, NetworkConfig
 from onnx_ghn.read.graph import GhnGraph
 
@@ -59,7 +58,6 @@ def features(
     made |= {
         name: COLUMNS_OF_NUMBERS[name](graph) for name in columns if name in COLUMNS_OF_NUMBERS
     }
-    made |= {name: NUMBERS[name](graph) for name in columns if name in NUMBERS}
     unknown = [name for name in columns if name not in made]
     if unknown:
         raise ArchiveError(f"the archive asks for unknown node features: {', '.join(unknown)}")

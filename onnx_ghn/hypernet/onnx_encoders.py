@@ -1,4 +1,4 @@
-"""The encoders of GHN-2 and GHN-3 in ONNX's text format.
+"""The encoders of GHN-2 and GHN-3, and that of our own design, in ONNX's text format.
 
 `W_` and a weight's name, with underscores for dots, stand for the weight.
 """
@@ -55,7 +55,7 @@ def encode(network: NetworkConfig) -> str:
   shape_embedding = Concat <axis = 1> (channel_part, side_part)
   x = Add (op_embedding, shape_embedding)
 """
-    text += _graphormer(network) if network.encoder == GRAPHORMER else _gated()
+    text += graphormer(network) if network.encoder == GRAPHORMER else _gated()
     if network.final_norm:
         text += norm("states", "encoded", "norm")
     else:
@@ -63,7 +63,8 @@ def encode(network: NetworkConfig) -> str:
     return text + "}"
 
 
-def _graphormer(network: NetworkConfig) -> str:
+def graphormer(network: NetworkConfig) -> str:
+    """The transformer: `x` and `distance` to `encoded`."""
     text = f"""
   is_edge = Equal (distance, one)
   edge = Cast <to = 7> (is_edge)

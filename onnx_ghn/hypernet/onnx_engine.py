@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from onnx_ghn.hypernet.config import CENTRE, GATED, GRAPHORMER, NetworkConfig
-from onnx_ghn.hypernet.engines import Floats, Ints
-from onnx_ghn.run.session import open_session
+from onnx_ghn.hypernet.config import CENTRE, KINDS, NetworkConfig
+from onnx_ghn.hypernet.engines import Engine, Floats, Ints
+from onnx_ghn.run.session import Session, open_session
 
-ENCODERS = (GRAPHORMER, GATED)
-"""Designs that have an ONNX form."""
 GRAPHS = ("encode", "weight", "classifier", "vector")
 """Names of the ONNX models, see `onnx_ghn.hypernet.onnx_graphs`."""
 
@@ -21,25 +20,30 @@ def graph_file(archive: Path, name: str) -> Path:
     return archive.with_suffix(f".{name}.onnx")
 
 
+def open_engine(archive: Path, network: NetworkConfig, threads: int = 1) -> Engine:
+    """Open the ONNX models of an archive.
+
+    Args:
+        archive: The archive's `.pt` file; the models and their weights lie beside it.
+        network: Design and sizes.
+        threads: Compute threads.
+
+    Raises:
+        MissingDependencyError: ONNX Runtime is not installed.
+        ModelError: A model can't be loaded.
+    """
+    sessions = {name: open_session(graph_file(archive, name), threads=threads) for name in GRAPHS}
+    if network.encoder == KINDS:
+        return KindsOnnxEngine(sessions, network)
+    return OnnxEngine(sessions, network)
+
+
 class OnnxEngine:
-    """The five methods over the archive's ONNX models; see `onnx_ghn.hypernet.engines.Engine`."""
+    """The five methods of GHN-2 and GHN-3; see `onnx_ghn.hypernet.engines.Engine`."""
 
-    def __init__(self, archive: Path, network: NetworkConfig, threads: int = 1) -> None:
-        """Open the models.
-
-        Args:
-            archive: The archive's `.pt` file; the models and their weights lie beside it.
-            network: Sizes.
-            threads: Compute threads.
-
-        Raises:
-            MissingDependencyError: ONNX Runtime is not installed.
-            ModelError: A model can't be loaded.
-        """
+    def __init__(self, sessions: Mapping[str, Session], network: NetworkConfig) -> None:
+        self._sessions = sessions
         self._network = network
-        self._sessions = {
-            name: open_session(graph_file(archive, name), threads=threads) for name in GRAPHS
-        }
 
     def encode(self, features: Ints, distance: Ints) -> Floats:
         """Features int64[N, F], distance int64[N, N] -> states [N, H]."""
@@ -81,3 +85,41 @@ class OnnxEngine:
         side = self._network.side
         first = max(0, side // 2 - k // 2) if self._network.window == CENTRE else 0
         return np.arange(first, min(side, first + k), dtype=np.int64)
+
+
+class KindsOnnxEngine:
+    """The five methods of our own design; see `onnx_ghn.hypernet.engines.Engine`."""
+
+    def __init__(self, sessions: Mapping[str, Session], network: NetworkConfig) -> None:
+        self._sessions = sessions
+        self._network = network
+
+    def encode(self, features: Ints, distance: Ints) -> Floats:
+        """Features int64[N, F], distance int64[N, N] -> states [N, H]."""
+        feeds = {"features": features, "distance": distance}
+        return self._sessions["encode"].run(feeds)["states"]
+
+    def decode_weight(
+        self, states: Floats, features: Ints, o: int, i: int, kh: int, kw: int
+    ) -> Floats:
+        """States [n, H] -> [n, min(o, C0), min(i, C1), kh, kw]."""
+        c0, c1 = self._network.channels
+        sizes = {"o": [min(o, c0)], "i": [min(i, c1)], "kernel": [kh, kw]}
+        feeds = {name: np.array(size) for name, size in sizes.items()}
+        return self._run("weight", states, features, **feeds)["tile"]
+
+    def decode_class_weight(self, states: Floats, features: Ints, i: int) -> Floats:
+        """States [n, H] -> [n, classes, min(i, C1)]."""
+        return self._run("classifier", states, features)["weight"][:, :, :i]
+
+    def decode_vector(self, states: Floats, features: Ints, m: int) -> Floats:
+        """States [n, H] -> [n, 2, min(m, M)]: scale and shift."""
+        return self._run("vector", states, features)["vectors"][:, :, :m]
+
+    def decode_class_bias(self, states: Floats, features: Ints) -> Floats:
+        """States [n, H] -> [n, classes]."""
+        return self._run("vector", states, features)["class_bias"]
+
+    def _run(self, name: str, states: Floats, features: Ints, **sizes: Ints) -> dict[str, Floats]:
+        feeds: dict[str, Floats | Ints] = {"states": states, "features": features, **sizes}
+        return self._sessions[name].run(feeds)

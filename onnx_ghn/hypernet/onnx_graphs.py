@@ -1,8 +1,9 @@
 """The hypernetwork's methods as ONNX models, which run without torch.
 
-The same network as `onnx_ghn.hypernet.model`, written in ONNX's text format. The models hold no
-weights: their initializers point into the archive's safetensors file, which keeps tensors as ONNX
-external data does, raw and in a row.
+The same networks as `onnx_ghn.hypernet.model` builds, written in ONNX's text format; our own design
+is in `onnx_ghn.hypernet.onnx_kinds`. The models hold no weights: their initializers point into the
+archive's safetensors file, which keeps tensors as ONNX external data does, raw and in a row. Where
+that holds float16 the models compute in float32 all the same.
 """
 
 from __future__ import annotations
@@ -15,42 +16,61 @@ from pathlib import Path
 import onnx
 import onnx.parser
 
-from onnx_ghn.hypernet.config import NetworkConfig
+from onnx_ghn.hypernet.config import KINDS, NetworkConfig
 from onnx_ghn.hypernet.onnx_encoders import CONSTANTS, encode, linear
+from onnx_ghn.hypernet.onnx_kinds import kinds_texts
 
 HEADER = '<ir_version: 10, opset_import: ["" : 20]>\n'
 
 
+TYPES = {
+    "F32": onnx.TensorProto.FLOAT,
+    "F16": onnx.TensorProto.FLOAT16,
+    "I64": onnx.TensorProto.INT64,
+}
+"""Element types by their names in safetensors."""
+
+
 def build_graphs(network: NetworkConfig, weights: Path) -> dict[str, onnx.ModelProto]:
-    """The ONNX models of a hypernetwork, by the names in `GRAPHS`.
+    """The ONNX models of a hypernetwork, by their names in `onnx_ghn.hypernet.onnx_engine`.
+
+    Args:
+        network: Design and sizes.
+        weights: The safetensors file; the models must be saved in its folder.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    if network.encoder == KINDS:
+        texts = kinds_texts(network)
+    else:
+        texts = _texts(network)
+        shapes = {
+            "weight.positions.weight": (4 * network.hidden, network.side, network.side, -1),
+            "weight.positions.bias": (4 * network.hidden, network.side, network.side),
+            "weight.outer.weight": (*network.channels, -1),
+            "weight.outer.bias": network.channels,
+        }
+    models = {}
+    for name, text in texts.items():
+        models[name] = onnx.parser.parse_model(HEADER + text)
+        _add_weights(models[name], text, weights, shapes)
+    return models
+
+
+def _texts(network: NetworkConfig) -> dict[str, str]:
+    """The ONNX models of GHN-2 and GHN-3 as texts, by their names.
 
     - encode: features int64[N, F], distance int64[N, N] -> states [N, H].
     - weight: states [n, H], the window's rows int64[h] and columns int64[w] of the decoder's map,
       o int64[1], i int64[1], kernel int64[2] -> tile [n, o, i, kh, kw].
     - classifier: tile [n, C0, i] -> [n, classes, i].
     - vector: states [n, H] -> vectors [n, 2, M], class_bias [n, classes].
-
-    Args:
-        network: Sizes.
-        weights: The safetensors file; the models must be saved in its folder.
     """
-    texts = {
+    return {
         "encode": encode(network),
         "weight": _weight(network),
         "classifier": _classifier(),
         "vector": _vector(network),
     }
-    shapes = {
-        "weight.positions.weight": (4 * network.hidden, network.side, network.side, -1),
-        "weight.positions.bias": (4 * network.hidden, network.side, network.side),
-        "weight.outer.weight": (*network.channels, -1),
-        "weight.outer.bias": network.channels,
-    }
-    models = {}
-    for name, text in texts.items():
-        models[name] = onnx.parser.parse_model(HEADER + text)
-        _add_weights(models[name], text, weights, shapes)
-    return models
 
 
 def _add_weights(
@@ -61,19 +81,23 @@ def _add_weights(
         length = int.from_bytes(stream.read(8), "little")
         entries = json.loads(stream.read(length))
     used = set(re.findall(r"\bW_\w+", text))
-    for name, entry in entries.items():
-        if _name(name) not in used:
+    for key, entry in entries.items():
+        name, halved = _name(key), entry.get("dtype") == "F16"
+        if name not in used:
             continue
         start, end = entry["data_offsets"]
         tensor = model.graph.initializer.add(
-            name=_name(name),
-            data_type=onnx.TensorProto.FLOAT,
-            dims=_shape(shapes.get(name, entry["shape"]), math.prod(entry["shape"])),
+            name=f"{name}_stored" if halved else name,
+            data_type=TYPES[entry["dtype"]],
+            dims=_shape(shapes.get(key, entry["shape"]), math.prod(entry["shape"])),
             data_location=onnx.TensorProto.EXTERNAL,
         )
         place = {"location": weights.name, "offset": 8 + length + start, "length": end - start}
-        for key, value in place.items():
-            tensor.external_data.add(key=key, value=str(value))
+        for attribute, value in place.items():
+            tensor.external_data.add(key=attribute, value=str(value))
+        if halved:
+            cast = onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT)
+            model.graph.node.insert(0, cast)
 
 
 def _shape(shape: tuple[int, ...] | list[int], count: int) -> list[int]:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from onnx_ghn.hypernet.archive import Archive, ArchiveInfo
 from onnx_ghn.hypernet.config import NetworkConfig
@@ -63,17 +65,18 @@ class Prediction:
         """The parameters that were predicted, ascending."""
         return sorted(self.sources)
 
-    def tensor(self, index: int) -> Floats:
+    def tensor(self, index: int, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
         """The predicted value of `Reading.parameters[index]`, in its logical shape."""
         parameter, graph = self.reading.parameters[index], self.reading.graph
         source, tile, shape = self.sources[index], self.tiles[index], parameter.logical_shape
         if source.part is not Part.WEIGHT:
-            return fit_vector(tile, shape)
+            return fit_vector(tile.astype(dtype, copy=False), shape)
         assert graph is not None
         if graph.op[source.node] != Op.POS_ENC:
             transposed = parameter.layout.steps == (Transpose((1, 0)),)
-            return fit_weight(tile, shape, transposed=transposed)
-        return fit_positions(tile, shape, RandomStream(self.seed, _tie(parameter)))
+            return fit_weight(tile, shape, transposed=transposed, dtype=dtype)
+        table = fit_positions(tile, shape, RandomStream(self.seed, _tie(parameter)))
+        return table.astype(dtype, copy=False)
 
 
 def predict(

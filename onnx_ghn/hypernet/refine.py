@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from onnx_ghn.errors import OptionError
+from onnx_ghn.errors import MissingDependencyError, OptionError
 from onnx_ghn.hypernet.engines import Floats, compute_threads
 from onnx_ghn.hypernet.predict import IS_HEAD, Prediction
 from onnx_ghn.random_stream import RandomStream
@@ -65,14 +67,14 @@ class RefinedPrediction:
         heads = np.flatnonzero(graph.attributes[:, IS_HEAD])
         self._last = int(heads[0]) if len(heads) else max(self._weight_of, default=0)
 
-    def tensor(self, index: int) -> Floats:
+    def tensor(self, index: int, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
         """The refined value of `Reading.parameters[index]`, in its logical shape."""
-        value = self._prediction.tensor(index)
         source, graph = self._prediction.sources[index], self._prediction.reading.graph
         assert graph is not None
         is_weight = self._weight_of.get(source.node) == index
         if source.node >= self._last or not (is_weight or graph.op[source.node] in (Op.BN, Op.LN)):
-            return value
+            return self._prediction.tensor(index, dtype)
+        value = self._prediction.tensor(index)
         parameter = self._prediction.reading.parameters[index]
         if self._refinement.noise:
             stream = RandomStream(
@@ -82,7 +84,7 @@ class RefinedPrediction:
             value = add_noise(value, deviation, stream)
         if self._refinement.orthogonal and is_weight:
             value = orthogonalise(value)
-        return value
+        return value.astype(dtype, copy=False)
 
     def _spread(self, node: int) -> float:
         """Spread of the weight of a node, or of the nearest one before it; 0 without one."""
@@ -134,7 +136,8 @@ def correlation_spread(tile: Floats, shape: tuple[int, ...]) -> float:
 
 def add_noise(value: Floats, deviation: float, stream: RandomStream) -> Floats:
     """A tensor with normal noise added to it."""
-    return value + np.float32(deviation) * stream.normal(value.shape)
+    noise: Floats = stream.normal(value.shape)
+    return value + np.float32(deviation) * noise
 
 
 def orthogonalise(weight: Floats) -> Floats:
@@ -142,8 +145,17 @@ def orthogonalise(weight: Floats) -> Floats:
 
     Its rows, or its columns where there are fewer of them, become orthonormal; the triangular
     factor has a positive diagonal, so that a weight which is orthogonal already stays.
+
+    Raises:
+        MissingDependencyError: torch is not installed: numpy's factors depend on the number of
+            cores in their last bits.
     """
-    import torch
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingDependencyError(
+            "orthogonal weights need torch: pip install torch, or leave --orthogonal out"
+        ) from error
 
     matrix = torch.from_numpy(np.ascontiguousarray(weight)).reshape(weight.shape[0], -1)
     wide = matrix.shape[0] < matrix.shape[1]

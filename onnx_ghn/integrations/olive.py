@@ -21,7 +21,7 @@ from onnx_ir.passes.common import RemoveInitializersFromInputsPass
 
 from onnx_ghn import model_io
 from onnx_ghn.options import InitializeOptions
-from onnx_ghn.passes.initialize import Initialize
+from onnx_ghn.passes.initialize import initialize_model
 from onnx_ghn.report import Status
 
 logger = logging.getLogger(__name__)
@@ -65,15 +65,13 @@ class OnnxGhnInit(Pass):
         values: dict[str, Any] = config.model_dump()
         external = values.pop(EXTERNAL) or None
         keep_inputs = values.pop(INPUTS)
-        initialise = Initialize(options_from(values))
+        options = options_from(values)
         output = Path(resolve_onnx_path(output_model_path, Path(model.model_path).name))
         loaded = model_io.load(model.model_path)
-        initialise(loaded)
+        report = initialize_model(loaded, options)
         if not keep_inputs:
             RemoveInitializersFromInputsPass()(loaded)
             loaded.ir_version = max(loaded.ir_version, 4)  # before, initializers had to be inputs
-        report = initialise.report
-        assert report is not None
         counts = ", ".join(f"{report.count(status)} {status}" for status in Status)
         logger.info("%s: tensors %s", report.decision["method"], counts)
         for warning in report.warnings:

@@ -115,16 +115,13 @@ class Scorer:
         """
         from onnx_ghn.batches import Normalisation, make_batches
         from onnx_ghn.calibration import calibrate_fresh
-        from onnx_ghn.passes.initialize import Initialize
+        from onnx_ghn.passes.initialize import initialize_model
         from onnx_ghn.read.reading import read_model
 
         job = self._job
         model = candidate.load(job.image_side, job.classes)
         reading = read_model(model)
-        initialise = Initialize(self._fill, archive=self._archive)
-        initialise(model)
-        report = initialise.report
-        assert report is not None
+        report = initialize_model(model, self._fill, archive=self._archive)
         known = None
         if self._archive is not None and report.count(Status.PREDICTED):
             known = Normalisation.of(self._archive.info.config)

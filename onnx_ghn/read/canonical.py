@@ -60,8 +60,9 @@ class _Walk:
     def __init__(self, flow: DataFlow, parameters: Sequence[Parameter]) -> None:
         self.flow = flow
         self.parameters = parameters
-        self.nodes = [Node(Op.INPUT, [], None)]
         self.sides = Sides(flow)
+        side = self.sides.of_input()
+        self.nodes = [Node(Op.INPUT, [], None, attributes={"output_side": side})]
         self.sources: dict[ir.Value, Sources] = {}
         self.entering: dict[ir.Value, ir.Value | None] = {}
         self.weights: dict[ir.Node, list[tuple[int, int]]] = defaultdict(list)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from functools import cached_property
 
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
@@ -18,6 +19,7 @@ from onnx_ghn.errors import ModelError
 from onnx_ghn.read import slots
 from onnx_ghn.read.bodies import bodies, is_same, values
 from onnx_ghn.read.constants import Constants, Shape, root_tensor
+from onnx_ghn.read.marks import Mark, mark_of
 from onnx_ghn.read.parameter import Site
 from onnx_ghn.read.weight_inputs import feeds_slot, scales_norm, weight_inputs
 
@@ -155,6 +157,21 @@ class DataFlow:
     def producer(self, value: ir.Value | None) -> ir.Node | None:
         """The node that computes a value, seen through the borders of bodies."""
         return None if value is None else self.resolve(value).producer()
+
+    @cached_property
+    def marks_parameters(self) -> bool:
+        """Whether the exporter marks which tensors are parameters."""
+        return any(mark_of(root) is Mark.PARAMETER for root in self.roots)
+
+    @cached_property
+    def stores_weights(self) -> bool:
+        """Whether kernels or matrices are initializers (or inputs), not Constant nodes."""
+        return any(
+            slot is not None and slot.form in slots.MATRICES
+            for root in self.roots
+            if root.producer() is None
+            for slot in (slots.find(site.node, site.index) for site in self.uses(root))
+        )
 
     def shape(self, value: ir.Value | None) -> Shape | None:
         """The static shape of a value, or None where it is not known."""

@@ -105,16 +105,14 @@ def slot_finding(flow: DataFlow, use: Use, slot: Slot) -> Finding:
         return _standardised(flow, use, found)
     if node.op_type == "InstanceNormalization":
         return _instance(flow, use, found)
-    if _is_filler(flow, use) and is_filled(use.origin.root, slot.neutral):
-        return keep("fills the input of a norm without affine parameters")
-    return found
+    return _unless_filler(flow, use, found)
 
 
 def _standardised(flow: DataFlow, use: Use, found: Finding) -> Finding:
     """Weight standardisation: BatchNormalization over a kernel instead of data."""
     if found.role is Role.NORM_SHIFT:
         return keep("shift of a weight standardisation, which has none to learn")
-    if is_filled(use.origin.root, 1.0):
+    if _is_unlike_parameters(flow, use) and is_filled(use.origin.root, 1.0):
         return keep("fills the scale of a weight standardisation without gain")
     neutral = 1.0
     if not any(node.op_type == "Mul" for node in use.origin.path):
@@ -165,22 +163,33 @@ def _instance(flow: DataFlow, use: Use, found: Finding) -> Finding:
     )
     if affine or (before is not None and before.op_type == "Reshape"):
         return keep("fills the slot of an InstanceNormalization that stands for a GroupNorm")
-    if is_filled(use.origin.root, found.neutral):
-        return keep("fills the slot of a norm without affine parameters")
+    return _unless_filler(flow, use, found)
+
+
+def _unless_filler(flow: DataFlow, use: Use, found: Finding) -> Finding:
+    """Keep what an exporter writes for a norm without affine parameters.
+
+    A fresh model has ones and zeros in its learnable norms, too, so the values alone tell
+    nothing: a filler must also stand where this exporter does not put parameters.
+    """
+    if _is_unlike_parameters(flow, use) and is_filled(use.origin.root, found.neutral):
+        return keep("fills the input of a norm without affine parameters")
     return found
 
 
-def _is_filler(flow: DataFlow, use: Use) -> bool:
-    """Whether a tensor may be what an exporter writes for a norm without affine parameters.
+def _is_unlike_parameters(flow: DataFlow, use: Use) -> bool:
+    """Whether the exporter would have stored a parameter otherwise than this tensor.
 
-    A fresh model has ones and zeros in its learnable norms, too; but those are initializers,
-    while the fillers are Constant nodes, or the scale of a LayerNormalization without shift.
+    That is without its mark in a file that marks its parameters, or as a Constant node in a file
+    that has initializers for its kernels and matrices.
     """
-    node = use.node
-    if use.origin.path or mark_of(use.origin.root) is Mark.PARAMETER:
+    root = use.origin.root
+    if use.origin.path:
         return False
-    lone = node.op_type == "LayerNormalization" and (len(node.inputs) < 3 or node.inputs[2] is None)
-    return lone or use.origin.root.producer() is not None
+    if flow.marks_parameters:
+        return mark_of(root) is not Mark.PARAMETER
+    node = root.producer()
+    return node is not None and node.op_type == "Constant" and flow.stores_weights
 
 
 def is_fixed_kernel(use: Use) -> bool:

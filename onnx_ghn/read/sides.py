@@ -38,6 +38,13 @@ class Sides:
             self._sides[value] = self._declared(value)
         return self._sides[value]
 
+    def of_input(self) -> int:
+        """The side of the images that the model takes; 0 where unknown or it takes none."""
+        shapes = [v.shape for v in self._flow.model.graph.inputs if self._flow.is_signal(v)]
+        # The third axis is rows of pixels in NCHW and columns of them in NHWC.
+        sides = [shape[2] for shape in shapes if shape is not None and shape.rank() == 4]
+        return max((side for side in sides if isinstance(side, int)), default=0)
+
     def visit(self, node: ir.Node) -> None:
         """Compute the sides of a node's outputs; its inputs were visited before."""
         output = node.outputs[0]

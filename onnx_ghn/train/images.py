@@ -63,9 +63,11 @@ class Images:
         line = torch.arange(self.side).expand(size, -1)
         rows = (line + shift[0]).clamp(0, self.side - 1)
         columns = (torch.where(flip, line.flip(1), line) + shift[1]).clamp(0, self.side - 1)
-        at = chosen * self.side * self.side
-        index = at[:, None, None] + rows[:, :, None] * self.side + columns[:, None, :]
-        pixels = self._x.view(-1, 3)[index.to(self._x.device).view(-1)]
+        # Only the small tensors travel to the device.
+        at = (chosen * self.side * self.side).to(self._x.device)
+        starts = at[:, None] + rows.to(self._x.device) * self.side
+        index = starts[:, :, None] + columns.to(self._x.device)[:, None, :]
+        pixels = self._x.view(-1, 3)[index.view(-1)]
         images = pixels.view(size, self.side, self.side, 3).permute(0, 3, 1, 2)
         return self._prepared(images, side), self._y[chosen.to(self._y.device)]
 

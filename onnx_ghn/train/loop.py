@@ -1,9 +1,10 @@
 """Runs training: in this process, in several processes on one machine, or under torchrun.
 
 - One process: the plain loop.
-- Several processes on a CPU: each trains by itself on shared weights, with one lock around the
-  update ("Hogwild!", Niu et al., 2011). Nobody waits for anybody's architecture. The parent
-  watches; the children end when it does, however it ends.
+- Several processes on a CPU or on one GPU: each trains by itself on shared weights, with one lock
+  around the update ("Hogwild!", Niu et al., 2011). Nobody waits for anybody's architecture. The
+  parent watches; the children end when it does, however it ends. A GPU needs them because starting
+  kernels is what an architecture step waits for.
 - Under torchrun: gradients are averaged over all processes, which keep equal weights. N processes
   give the losses of one process with N times the meta-batch.
 """
@@ -55,7 +56,7 @@ def train(setup: Setup, show: Show, *, processes: int = 1) -> Monitor | None:
     Args:
         setup: What to train, and from where.
         show: Displays progress.
-        processes: Processes that share the weights, on a CPU.
+        processes: Processes that share the weights, on a CPU or on one GPU.
 
     Returns:
         The monitor, which knows the results; None in a torchrun process other than the first.
@@ -129,9 +130,12 @@ def _child(index: int, setup: Setup, metrics: Metrics, lock: Any, stop: Any, par
     """One training process: ends at the budget, when told, or when its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the parent's to handle
     torch.set_num_threads(1)
+    if torch.device(setup.device).type == "cuda":
+        torch.cuda.set_device(setup.device)
     network = build_network(setup.run.config.network)
     assert isinstance(network, KindsHypernetwork)
     network.load_state_dict(setup.buffers, strict=False)
+    network.to(setup.device)
     share = (index, len(metrics.counts) - COUNTS)
     worker = make_worker(setup, network, setup.state, lock=lock, share=share)
     start, begin = time.process_time(), time.monotonic()

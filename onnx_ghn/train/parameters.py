@@ -87,7 +87,17 @@ class FlatState:
 
     def copy(self) -> dict[str, Tensor]:
         """A consistent copy, if nobody writes meanwhile."""
-        return {name: tensor.detach().clone() for name, tensor in self.tensors().items()}
+        copies = {name: tensor.detach().clone() for name, tensor in self.tensors().items()}
+        self.settle()
+        return copies
+
+    def settle(self) -> None:
+        """Wait until what was asked of the state is done: a GPU works behind its caller.
+
+        For whoever holds a lock on the state, before releasing it.
+        """
+        if self.weights[TRUNK].is_cuda:
+            torch.cuda.synchronize(self.weights[TRUNK].device)
 
 
 def bind(network: KindsHypernetwork, flat: Parts) -> None:
@@ -175,7 +185,9 @@ class Optimizer:
 
     def norms(self, parts: Iterable[int]) -> dict[int, float]:
         """L2 norm of the gradient of each of `parts`."""
-        return {p: float(self.gradients[p].dot(self.gradients[p])) ** 0.5 for p in parts}
+        chosen = list(parts)
+        squares = torch.stack([self.gradients[p].dot(self.gradients[p]) for p in chosen]).tolist()
+        return {p: s**0.5 for p, s in zip(chosen, squares, strict=True)}
 
     def zero_gradients(self, parts: Iterable[int] = range(PARTS)) -> None:
         """Forget the gradients of `parts`."""

@@ -18,6 +18,7 @@ from onnx_ghn.hypernet.config import ArchiveConfig
 from onnx_ghn.hypernet.kinds import KindsHypernetwork
 from onnx_ghn.hypernet.model import build_network
 from onnx_ghn.random_stream import RandomStream
+from onnx_ghn.torch_device import check_device
 from onnx_ghn.train.checkpoint import Checkpoint, Counters, load_checkpoint
 from onnx_ghn.train.export import archive_config, network_config
 from onnx_ghn.train.log import Log
@@ -175,6 +176,7 @@ def _setup(
     checkpoint: Checkpoint | None = None,
 ) -> Setup:
     assert isinstance(network, KindsHypernetwork)
+    check_device(device)
     network.to(device)
     state = FlatState.of(network)
     if checkpoint is not None:

@@ -129,6 +129,7 @@ class Worker:
         rate = self._schedule.rate(progress, int(self._state.steps[TRUNK]))
         with self._lock:
             optimizer.update(rate, [part for part, n in norms.items() if n > 0], shrink)
+            self._state.settle()
         return Update(tuple(results), skipped, norm, rate)
 
     def _train_on(self, task: Task, number: int, side: int) -> StepResult:

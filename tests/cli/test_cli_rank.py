@@ -47,12 +47,12 @@ def test_three_files_and_a_bad_one(trained, export, digits, tmp_path):
 def test_killed_run_goes_on(digits, tmp_path):
     out = tmp_path / "out.jsonl"
     arguments = (
-        *("--sample", "12", "--data", digits / "test.npz", "--limit", "60"),
+        *("--sample", "4", "--data", digits / "test.npz", "--limit", "60"),
         *("--processes", "1", "--out", out, "--format", "json"),
     )
     process = start(*arguments)
     deadline = time.monotonic() + 240
-    while not out.exists() or out.read_bytes().count(b"\n") < 3:
+    while not out.exists() or out.read_bytes().count(b"\n") < 2:
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
@@ -63,7 +63,7 @@ def test_killed_run_goes_on(digits, tmp_path):
     assert out.read_bytes().startswith(left)  # what was there stayed
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     models = [line["model"] for line in lines[1:]]
-    assert len(models) == 12 == len(set(models))
+    assert len(models) == 4 == len(set(models))
     assert sorted(entry["model"] for entry in json.loads(stdout)) == sorted(models)
 
 

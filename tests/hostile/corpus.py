@@ -11,6 +11,7 @@ import json
 import os
 import pickle
 import random
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -904,3 +905,146 @@ def link_instead_of_file(target):
         return folder / "model.onnx"
 
     return build
+
+
+@case("no regular file")
+def socket_instead_of_file():
+    def build(folder: Path) -> Path:
+        here = os.getcwd()
+        os.chdir(folder)  # the path of a socket has at most 108 characters
+        try:
+            with socket.socket(socket.AF_UNIX) as server:
+                server.bind("model.onnx")
+        finally:
+            os.chdir(here)
+        return folder / "model.onnx"
+
+    return build
+
+
+@case("no regular file")
+def device_instead_of_file():
+    def build(folder: Path) -> Path:
+        (folder / "model.onnx").symlink_to("/dev/zero")
+        return folder / "model.onnx"
+
+    return build
+
+
+# What an attacker of the command line thinks of next
+
+
+@case("claims", "Constant", "function")
+def huge_tensor_in_an_attribute(where):
+    huge = TensorProto(name="c", data_type=TensorProto.FLOAT, dims=[2**31, 2**31], raw_data=b"1234")
+    constant = helper.make_node("Constant", [], ["c"], value=huge)
+    if where == "Constant":
+        return model(constant, helper.make_node("MatMul", ["x", "c"], ["y"]))
+    return in_function(constant, helper.make_node("MatMul", ["v0", "c"], ["v1"]))
+
+
+def in_function(*nodes: onnx.NodeProto) -> onnx.ModelProto:
+    """The nodes as the body of a function from v0 to v1."""
+    proto = with_functions(F="Relu")
+    del proto.functions[0].node[:]
+    proto.functions[0].node.extend(nodes)
+    return proto
+
+
+@case("bytes of external data|copy the complete file|out of range|byte count", 2**63 - 1, 2**63 - 64, 2**64, 2**64 - 64)
+def offset_near_the_end_of_numbers(offset):
+    return with_file(model(initializers=(external(weight(), offset=offset, length=64),)))
+
+
+@case(None)
+def deep_branches_in_a_function():
+    inner = helper.make_node("Relu", ["v0"], ["b"])
+    for _ in range(20):
+        branch = helper.make_graph([inner], "branch", [], [value("b", [1, 4])])
+        inner = helper.make_node("If", ["t"], ["b"], then_branch=branch, else_branch=branch)
+        if branch.ByteSize() > 4 * MB:
+            break
+    true = numpy_helper.from_array(np.array(True))
+    return in_function(
+        helper.make_node("Constant", [], ["t"], value=true),
+        inner,
+        helper.make_node("Identity", ["b"], ["v1"]),
+    )
+
+
+@case(None, "weight", "shape")
+def texts_as_weights(where):
+    texts = helper.make_tensor("w", TensorProto.STRING, [4, 4], [b"\xff\x00" * 8] * 16)
+    return model(initializers=(texts,))
+
+
+@case(None)
+def initializer_of_a_branch_that_shadows():
+    inner = weight("w", (4, 4))
+    node = helper.make_node("MatMul", ["x", "w"], ["b"])
+    return model(*conditional(node, initializers=[inner]))
+
+
+@case(None, "nan", "inf", "1e400", "-1", "")
+def dimension_with_the_name_of_a_number(name):
+    proto = model()
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param = name
+    return proto
+
+
+@case("too large")
+def a_million_nodes():
+    node = field(1, field(1, b"x") + field(2, b"y") + field(4, b"Relu"))
+    return b"\x08\x09" + field(7, node * 1_000_000) + field(8, b"\x10\x11")
+
+
+@case(None)
+def metadata_of_100_megabytes():
+    proto = model()
+    proto.metadata_props.add(key="onnx_ghn.provenance", value="{" * 100 * MB)
+    return proto
+
+
+@case(None, "onnx_ghn.role", "onnx_ghn", "onnx_ghn.input", "onnx_ghn.provenance")
+def metadata_that_pretends_to_be_ours(key):
+    proto = model()
+    proto.metadata_props.add(key=key, value='{"mean": NaN, "role": [[[')
+    proto.graph.initializer[0].metadata_props.add(key=key, value="\x00\x1b[31m\n")
+    return proto
+
+
+@case(None)
+def weights_of_nan_and_infinity():
+    array = np.full((4, 4), np.nan, np.float32)
+    array[0] = np.inf
+    return model(initializers=(numpy_helper.from_array(array, "w"),))
+
+
+@case(None)
+def thousands_of_names_for_one_range():
+    tensors = [external(weight(f"w{index}"), offset=0, length=64) for index in range(2000)]
+    names = ["x", *(f"h{index}" for index in range(1999)), "y"]
+    nodes = [
+        helper.make_node("MatMul", [a, f"w{index}"], [b])
+        for index, (a, b) in enumerate(itertools.pairwise(names))
+    ]
+    return with_file(model(*nodes, initializers=tuple(tensors)))
+
+
+@case(None)
+def names_like_paths():
+    name = "../../../tmp/" + "a/" * 50
+    node = helper.make_node("MatMul", ["x", name], ["y"])
+    return model(node, initializers=(weight(name),))
+
+
+@case(None)
+def weight_that_is_the_output():
+    proto = model(helper.make_node("Relu", ["x"], ["h"]), initializers=(weight("y", (1, 4)),))
+    return proto
+
+
+@case(None, 2**31, 2**62)
+def convolution_of_endless_groups(group):
+    node = helper.make_node("Conv", ["x", "w"], ["y"], group=group, strides=[2**62, 2**62])
+    return model(node, initializers=(weight(shape=(4, 1, 3, 3)),))

@@ -45,6 +45,6 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Archive]:
 
 
 @pytest.fixture(scope="session")
-def untrained() -> Archive:
-    """The archive that ships."""
-    return load_archive()
+def untrained(untrained_file: Path) -> Archive:
+    """A small untrained archive, loaded."""
+    return load_archive(untrained_file)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from onnx_ghn.hypernet.archive import (
     load_archive,
     load_network,
     read_info,
+    read_weights,
     write_archive,
 )
 from onnx_ghn.hypernet.config import FORMAT, GATED, GRAPHORMER, ArchiveConfig, NetworkConfig
@@ -72,12 +74,18 @@ def test_a_compiled_archive_gives_the_bits_of_the_eager_network(tmp_path, encode
         )
 
 
-def test_the_shipped_archive_says_that_it_is_untrained():
+def test_the_shipped_archive_says_what_it_is():
     info = read_info()
     assert info.path == SHIPPED
-    assert info.trained is False
-    assert info.config.held_out == ()
+    assert info.trained is bool(info.config.held_out)
+    assert info.config.licence == "MIT"
     assert len(info.sha256) == 64
+
+
+def test_the_shipped_files_take_little_room():
+    files = list(SHIPPED.parent.iterdir())
+    assert {file.stem.split(".")[0] for file in files} == {SHIPPED.stem, "SHA256SUMS"}
+    assert sum(file.stat().st_size for file in files) < 15e6
 
 
 def test_a_description_needs_no_torch():
@@ -87,7 +95,7 @@ def test_a_description_needs_no_torch():
         "print(read_info().name, 'torch' in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.stdout.split() == ["untrained", "False"], result.stderr
+    assert result.stdout.split() == [read_info().name, "False"], result.stderr
 
 
 def test_the_trainable_network_comes_from_the_safetensors(written):
@@ -101,6 +109,23 @@ def test_the_trainable_network_comes_from_the_safetensors(written):
     np.testing.assert_allclose(states.detach().numpy(), expected, atol=1e-6)
 
 
+def test_weights_stored_in_half_precision_compute_in_float32(tmp_path):
+    config, module, state = small()
+    half = {key: value.astype(np.float16) for key, value in state.items()}
+    info = write_archive(tmp_path / "half.pt", config, half)
+    whole = write_archive(tmp_path / "whole.pt", config, state)
+    assert info.path.stat().st_size < whole.path.stat().st_size
+    assert {value.dtype for value in read_weights(info.path).values()} == {np.dtype(np.float16)}
+    module.load_state_dict({key: torch.from_numpy(v).float() for key, v in half.items()})
+    features, distance = inputs()
+    expected = TorchEngine(module).encode(features, distance)
+    np.testing.assert_array_equal(load_archive(info.path).engine.encode(*inputs()), expected)
+    runtime = load_archive(info.path, engine="onnxruntime").engine.encode(*inputs())
+    np.testing.assert_allclose(runtime, expected, atol=1e-6)
+    network, _ = load_network(info.path)
+    assert {value.dtype for value in network.parameters()} == {torch.float32}
+
+
 def test_loading_and_writing_are_silent(tmp_path):
     config, _, state = small()
     with warnings.catch_warnings():
@@ -109,16 +134,17 @@ def test_loading_and_writing_are_silent(tmp_path):
 
 
 def test_equal_weights_give_equal_bytes_whatever_the_path_and_hash_seed(tmp_path):
-    tool = SHIPPED.parent.parent.parent.parent / "tools" / "make_untrained.py"
+    root = Path(__file__).parents[2]
     made = []
     for seed in ("1", "2"):
         target = tmp_path / f"folder{seed}" / "untrained.pt"
-        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(tool.parent.parent)}
-        subprocess.run([sys.executable, tool, target], check=True, env=environment)
-        made.append(target)
-    assert made[0].read_bytes() == made[1].read_bytes()
-    weights = made[0].with_suffix(".safetensors").read_bytes()
-    assert weights == SHIPPED.with_suffix(".safetensors").read_bytes()
+        environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(root)}
+        tool = [sys.executable, root / "tools" / "make_untrained.py", target]
+        made.append((target, subprocess.Popen(tool, env=environment)))
+    assert [process.wait() for _, process in made] == [0, 0]
+    for suffix in (".pt", ".safetensors", ".json", ".encode.onnx"):
+        first, second = (target.with_suffix(suffix).read_bytes() for target, _ in made)
+        assert first == second, suffix
 
 
 def test_no_path_of_the_machine_is_in_an_archive():

@@ -1,9 +1,17 @@
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from onnx_ghn.errors import OptionError
+from onnx_ghn.architectures.sample import sample
+from onnx_ghn.errors import MissingDependencyError, OptionError
+from onnx_ghn.hypernet.archive import Archive, ArchiveInfo
+from onnx_ghn.hypernet.config import ArchiveConfig
+from onnx_ghn.hypernet.engines import TorchEngine
 from onnx_ghn.hypernet.fit import fit_weight
+from onnx_ghn.hypernet.kinds import COLUMNS, KindsHypernetwork
 from onnx_ghn.hypernet.predict import predict
 from onnx_ghn.hypernet.refine import (
     NOISE,
@@ -12,6 +20,8 @@ from onnx_ghn.hypernet.refine import (
     correlation_spread,
     orthogonalise,
 )
+from onnx_ghn.read.reading import read_model
+from onnx_ghn.train.export import network_config
 
 
 def published_spread(weight):
@@ -96,6 +106,39 @@ def test_orthogonality_is_for_weights_only(prediction):
         else:
             matrix = value.reshape(shape[0], -1)
             np.testing.assert_allclose(matrix @ matrix.T, np.eye(shape[0]), atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def tiled():
+    """A prediction of our own design for a network with more channels than a tile has."""
+    torch.manual_seed(0)
+    config = ArchiveConfig(name="kinds", network=network_config(10), trained=False, columns=COLUMNS)
+    network = KindsHypernetwork(config.network.hidden, 1, 8, 10)
+    archive = Archive(ArchiveInfo(Path("kinds.pt"), config, ""), TorchEngine(network))
+    return predict(read_model(sample("full", 6)), archive)
+
+
+@pytest.mark.parametrize("orthogonal", [False, True])
+def test_equal_channels_of_our_own_design_are_parted(tiled, orthogonal):
+    refined = RefinedPrediction(tiled, Refinement(noise=NOISE, orthogonal=orthogonal))
+    parted = 0
+    for index in tiled.indices:
+        before, after = tiled.tensor(index), refined.tensor(index)
+        if before.ndim > 1 and distinct(before) < len(before):
+            parted += 1
+            assert distinct(after) == len(after)
+            assert np.isfinite(after).all()
+    assert parted > 5
+
+
+def distinct(weight):
+    return len(np.unique(weight.reshape(len(weight), -1), axis=0))
+
+
+def test_orthogonality_without_torch_is_an_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingDependencyError, match="--orthogonal"):
+        orthogonalise(np.eye(2, dtype=np.float32))
 
 
 @pytest.mark.parametrize("noise", [-1.0, float("nan"), float("inf")])

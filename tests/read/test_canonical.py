@@ -56,7 +56,7 @@ def test_convolutions_by_groups_and_dilation(graph_of):
     assert column(graph, "groups") == [0, 1, 8, 2, 1]
     assert column(graph, "dilation") == [0, 1, 1, 2, 2]
     assert column(graph, "in_channels") == [0, 3, 8, 8, 8]
-    assert column(graph, "output_side") == [0, 16, 16, 16, 16]
+    assert column(graph, "output_side") == [16, 16, 16, 16, 16]
 
 
 def test_residual_block(graph_of):

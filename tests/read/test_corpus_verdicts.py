@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 
@@ -10,16 +10,14 @@ import pytest
 
 pytestmark = pytest.mark.corpus
 
-TOOL = Path(__file__).parents[2] / "tools" / "corpus_report.py"
+TOOLS = Path(__file__).parents[2] / "tools"
 
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("corpus_report", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["corpus_report"] = module
-    spec.loader.exec_module(module)
-    return module
+    sys.path.insert(0, str(TOOLS))
+    yield importlib.import_module("corpus_truth")
+    sys.path.remove(str(TOOLS))
 
 
 @pytest.fixture(scope="module")

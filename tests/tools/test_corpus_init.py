@@ -23,7 +23,7 @@ def run_over(corpus, *arguments):
 @pytest.mark.corpus
 @pytest.mark.parametrize(("method", "offset"), [("ghn", "3"), ("classical", "9")])
 def test_a_sample_of_the_corpus(corpus, method, offset):
-    run_over(corpus, "--method", method, "--every", "14", "--offset", offset)
+    run_over(corpus, "--method", method, "--every", "28", "--offset", offset)
 
 
 @pytest.mark.corpus

@@ -213,10 +213,11 @@ def test_command_line(tool, tmp_path, capsys):
 
 
 @pytest.mark.corpus
-def test_every_model_comes_back_from_onnx_ir_unchanged(tool, corpus, tmp_path):
+@pytest.mark.parametrize("step", [8, pytest.param(1, marks=pytest.mark.long)])
+def test_models_come_back_from_onnx_ir_unchanged(tool, corpus, tmp_path, step):
     """What is loaded is what is written, whatever exporter made it. Missing data becomes zeros."""
     copy, damaged, copied = tmp_path / "copy.onnx", {}, 0
-    for path in sorted((corpus / "models").glob("*.onnx")):
+    for path in sorted((corpus / "models").glob("*.onnx"))[::step]:
         loaded = model_io.load(path)
         for value in (value for graph in loaded.graphs() for value in graph.initializers.values()):
             tensor = value.const_value
@@ -240,4 +241,4 @@ def test_every_model_comes_back_from_onnx_ir_unchanged(tool, corpus, tmp_path):
         if found:
             damaged[path.name] = found[:3]
     assert damaged == {}
-    assert copied > 100
+    assert copied > 100 / step

@@ -1,0 +1,72 @@
+"""Which roles are right for a tensor of the corpus, by where the truth says that it ends."""
+
+from __future__ import annotations
+
+ROLES: dict[str, set[str]] = {
+    "Conv:1": {"conv"},
+    "FusedConv:1": {"conv"},
+    "ConvTranspose:1": {"conv_transpose"},
+    "Conv:2": {"bias"},
+    "FusedConv:2": {"bias"},
+    "ConvTranspose:2": {"bias"},
+    "Gemm:1": {"linear"},
+    "FusedGemm:1": {"linear"},
+    "MatMul:1": {"linear"},
+    "MatMul:0": {"linear", "position"},
+    "Einsum:0": {"linear"},
+    "Einsum:1": {"linear"},
+    "Attention:1": {"linear"},
+    "Attention:2": {"bias"},
+    "Gemm:2": {"bias"},
+    "FusedGemm:2": {"bias"},
+    "BiasGelu:1": {"bias"},
+    "FastGelu:1": {"bias"},
+    "BatchNormalization:1": {"norm_scale"},
+    "BatchNormalization:2": {"norm_shift"},
+    "BatchNormalization:0": {"conv"},
+    "LayerNormalization:1": {"norm_scale"},
+    "LayerNormalization:2": {"norm_shift"},
+    "GroupNormalization:1": {"norm_scale"},
+    "GroupNormalization:2": {"norm_shift"},
+    "InstanceNormalization:1": {"norm_scale"},
+    "InstanceNormalization:2": {"norm_shift"},
+    "RMSNormalization:1": {"norm_scale"},
+    "SkipLayerNormalization:1": {"position"},
+    "SkipLayerNormalization:2": {"norm_scale"},
+    "SkipLayerNormalization:3": {"norm_shift"},
+    "SkipLayerNormalization:4": {"bias"},
+    "EmbedLayerNormalization:2": {"embedding"},
+    "EmbedLayerNormalization:3": {"position"},
+    "EmbedLayerNormalization:5": {"norm_scale"},
+    "EmbedLayerNormalization:6": {"norm_shift"},
+    "LSTM:1": {"recurrent_input"},
+    "LSTM:2": {"recurrent_hidden"},
+    "LSTM:3": {"recurrent_bias"},
+    "GRU:1": {"recurrent_input"},
+    "GRU:2": {"recurrent_hidden"},
+    "GRU:3": {"recurrent_bias"},
+    "RNN:1": {"recurrent_input"},
+    "RNN:2": {"recurrent_hidden"},
+    "RNN:3": {"recurrent_bias"},
+    "PRelu:1": {"prelu_slope"},
+    "Gather:0": {"embedding", "position", "relative_position", "token"},
+    "GatherND:0": {"relative_position"},
+    "Add:0": {"bias", "norm_shift", "position", "relative_position", "token"},
+    "Add:1": {"bias", "norm_shift", "position", "relative_position", "token"},
+    "Sub:0": {"norm_shift", "conv"},
+    "ReduceMean:0": {"conv", "token"},
+    "Mul:0": {"norm_scale", "layer_scale", "logit_scale", "conv", "linear"},
+    "Mul:1": {"norm_scale", "layer_scale", "logit_scale", "conv", "linear"},
+    "ReduceL2:0": {"conv", "linear"},
+    "Exp:0": {"logit_scale", "other"},
+    "Clip:0": {"logit_scale"},
+    "Sigmoid:0": {"other"},
+    "Div:0": {"norm_scale", "conv"},
+}
+"""First final consumer in the truth -> roles that are right. A consumer that stands in several
+places of the field (Add, Mul, Gather) allows each; what is not listed is not scored."""
+
+
+def allowed_roles(consumers: str) -> set[str] | None:
+    """Roles that are right for the truth's field `consumers`; None where none is written down."""
+    return ROLES.get(consumers.split(";")[0].split("<")[0].split("*")[0])

@@ -1,0 +1,277 @@
+"""Fine-tunes networks from several starts: what a predicted start is worth after N steps.
+
+    OMP_NUM_THREADS=1 python tools/finetune_table.py run/hypernet.pt --train train/ --test test/ \\
+        --models skeletons/*.onnx --out finetune.jsonl --device cuda --processes 8
+
+Networks are the first of the generator's in-distribution test list and ONNX files with ten
+outputs. Data sets: CIFAR-10's folders as given; "vehicles", the same images with two labels,
+animal and vehicle; and scikit-learn's digits at 32 x 32. For each network, data set and start the
+learning rate is the best of `--rates` after `--rate-steps` steps of seed 0, by images held out of
+the training images; then each seed is trained anew and tested on the test images after `--at`
+steps. SGD with momentum and a cosine schedule, batches of 64.
+
+Each run is one line of JSON; a command that was stopped goes on where it was. `--processes N`
+trains N side by side, on one GPU too. `harm_table.py` makes the do-no-harm table of these lines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from onnx_ghn.architectures.sample import sample
+from onnx_ghn.architectures.splits import Entry, held_out
+from onnx_ghn.data import load_data, normalised
+from onnx_ghn.errors import OnnxGhnError
+from onnx_ghn.finetuning.entry import finetune
+from onnx_ghn.finetuning.options import FinetuneOptions
+from onnx_ghn.hypernet.archive import read_info
+from onnx_ghn.measures import measure
+from onnx_ghn.model_files import load
+from onnx_ghn.options import InitializeOptions, RunOptions
+from onnx_ghn.passes.initialize import Initialize
+from onnx_ghn.random_stream import RandomStream
+from onnx_ghn.read.reading import read_model
+
+from lsuv import initialize_lsuv
+
+Row = dict[str, Any]
+STARTS = ("predicted", "classical", "kaiming", "orthogonal", "lsuv")
+DATA = ("cifar10", "vehicles", "digits")
+VEHICLES = frozenset({"airplane", "automobile", "ship", "truck"})
+SIDE, BATCH = 32, 64
+KEY = ("network", "data", "start", "rate", "seed", "steps")
+
+
+def main() -> None:
+    """Train what is missing in the file, and print the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("archive", type=Path)
+    parser.add_argument("--train", type=Path, required=True, help="folder of CIFAR-10")
+    parser.add_argument("--test", type=Path, required=True, help="folder of CIFAR-10")
+    parser.add_argument("--models", type=Path, nargs="*", default=[], help="ONNX files")
+    parser.add_argument("--generated", type=int, default=10, help="networks of the test list")
+    parser.add_argument("--sets", nargs="+", choices=DATA, default=["cifar10", "digits"])
+    parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS))
+    parser.add_argument("--noise", type=float, default=1e-5, help="as in init, for predicted")
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.005, 0.02, 0.08])
+    parser.add_argument("--rate-steps", type=int, default=200)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--at", type=int, nargs="+", default=[50, 200, 1000, 2000])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--processes", type=int, default=1, help="trainings side by side")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    networks: list[Entry | Path] = [
+        *held_out("in-distribution", "test")[: arguments.generated],
+        *arguments.models,
+    ]
+    rows = finished(arguments.out)
+    with tempfile.TemporaryDirectory() as folder:
+        save_data(arguments, Path(folder))
+        cells = [(n, d, s) for d in arguments.sets for n in networks for s in arguments.starts]
+        shared = (arguments, Path(folder))
+        probes = [
+            job(*cell, rate, 0, [arguments.rate_steps], probe=True)
+            for cell in cells
+            for rate in arguments.rates
+        ]
+        run_missing(probes, rows, shared)
+        runs = [
+            job(*cell, best_rate(rows, cell, arguments), seed, sorted(arguments.at), probe=False)
+            for cell in cells
+            for seed in range(arguments.seeds)
+        ]
+        run_missing(runs, rows, shared)
+    print(tables([rows[key_of(run)] for run in runs]))
+
+
+def job(
+    network: Entry | Path,
+    data: str,
+    start: str,
+    rate: float,
+    seed: int,
+    at: Sequence[int],
+    *,
+    probe: bool,
+) -> Row:
+    """One training, before it has run."""
+    name = network.stem if isinstance(network, Path) else network.key
+    row: Row = {"network": name, "data": data, "start": start, "rate": rate, "seed": seed}
+    return row | {"steps": at[-1], "at": list(at), "probe": probe, "_network": network}
+
+
+def key_of(row: Row) -> str:
+    """What tells a run from all others."""
+    return json.dumps([row[name] for name in (*KEY, "probe")])
+
+
+def finished(path: Path) -> dict[str, Row]:
+    """Runs in the file; half a last line is cut off."""
+    if not path.exists():
+        return {}
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        os.truncate(path, len(whole))
+    return {key_of(row): row for row in map(json.loads, whole.splitlines())}
+
+
+def run_missing(
+    jobs: Iterable[Row], rows: dict[str, Row], shared: tuple[argparse.Namespace, Path]
+) -> None:
+    """Train what has no line yet, and write the lines as they come."""
+    missing = [entry for entry in jobs if key_of(entry) not in rows]
+    arguments, _ = shared
+    for row in trained(missing, shared):
+        rows[key_of(row)] = row
+        with arguments.out.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def trained(jobs: Sequence[Row], shared: tuple[argparse.Namespace, Path]) -> Iterator[Row]:
+    """The jobs with their results, in any order."""
+    count = min(shared[0].processes, len(jobs))
+    calls = [(entry, *shared) for entry in jobs]
+    if count <= 1:
+        yield from map(train_one, calls)
+        return
+    # CUDA can't be used after a fork.
+    with multiprocessing.get_context("spawn").Pool(count) as pool:
+        yield from pool.imap_unordered(train_one, calls)
+
+
+def train_one(call: tuple[Row, argparse.Namespace, Path]) -> Row:
+    """Train one network; a run whose loss is not finite has accuracies of 0 from there on."""
+    entry, arguments, folder = call
+    torch.set_num_threads(1)
+    row = {name: value for name, value in entry.items() if name != "_network"}
+    network, seed = entry["_network"], entry["seed"]
+    model = (
+        load(network, None) if isinstance(network, Path) else sample(network.space, network.seed)
+    )
+    found = measure(read_model(model))
+    assert found is not None, row["network"]
+    row |= {"generated": isinstance(network, Entry), "measures": found.to_json()}
+    train, test = (folder / f"{entry['data']}.{part}.npz" for part in ("train", "test"))
+    config = read_info(arguments.archive).config
+    if entry["start"] == "lsuv":
+        with np.load(train) as arrays:
+            images = torch.from_numpy(normalised(arrays["x"][:256], config.mean, config.std))
+        initialize_lsuv(model, images, seed=seed, device=arguments.device)
+    else:
+        Initialize(start_options(entry["start"], seed, arguments))(model)
+    options = FinetuneOptions(
+        steps=entry["steps"],
+        learning_rate=entry["rate"],
+        validate_at=tuple(entry["at"]),
+        threads=1,
+        keep_best=False,
+    )
+    run = RunOptions(
+        batch_size=BATCH, side=SIDE, mean=config.mean, std=config.std, device=arguments.device
+    )
+    try:
+        result = finetune(
+            model,
+            train,
+            options=options,
+            val=None if entry["probe"] else test,
+            run=run,
+            initialize=InitializeOptions(method="classical", seed=seed),
+        )
+        measured = {validation.step: validation.top1 for validation in result.validations}
+    except OnnxGhnError as error:
+        if "finite" not in str(error):
+            raise
+        measured = {}
+    return row | {"accuracy": {str(step): measured.get(step, 0.0) for step in entry["at"]}}
+
+
+def start_options(start: str, seed: int, arguments: argparse.Namespace) -> InitializeOptions:
+    """How a start is made."""
+    if start != "predicted":
+        return InitializeOptions(method=start, seed=seed)
+    return InitializeOptions(
+        method="ghn", seed=seed, hypernet=arguments.archive, noise=arguments.noise
+    )
+
+
+def best_rate(
+    rows: dict[str, Row], cell: tuple[Entry | Path, str, str], arguments: argparse.Namespace
+) -> float:
+    """The learning rate after which most held-out images were classified correctly."""
+    steps = arguments.rate_steps
+
+    def accuracy(rate: float) -> float:
+        probe = rows[key_of(job(*cell, rate, 0, [steps], probe=True))]
+        return float(probe["accuracy"][str(steps)])
+
+    return float(max(arguments.rates, key=accuracy))
+
+
+def save_data(arguments: argparse.Namespace, folder: Path) -> None:
+    """Write the data sets as .npz files: numbered classes suit networks with ten outputs."""
+    sets: dict[str, dict[str, tuple[Any, Any]]] = defaultdict(dict)
+    if {"cifar10", "vehicles"} & set(arguments.sets):
+        for part, source in (("train", arguments.train), ("test", arguments.test)):
+            data = load_data(source)
+            sets["cifar10"][part] = data.x, data.y
+            vehicle = np.array([name in VEHICLES for name in data.classes], np.int64)
+            sets["vehicles"][part] = data.x, vehicle[data.y]
+    if "digits" in arguments.sets:
+        sets["digits"] = digits()
+    for name in arguments.sets:
+        for part, (x, y) in sets[name].items():
+            np.savez(folder / f"{name}.{part}.npz", x=x, y=y)
+
+
+def digits() -> dict[str, tuple[Any, Any]]:
+    """scikit-learn's 1,797 digits of 8 x 8 grey pixels as RGB images; every fourth is a test."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    grey = np.kron(found.images / 16 * 255, np.ones((SIDE // 8, SIDE // 8))).astype(np.uint8)
+    images = np.repeat(grey[..., None], 3, axis=-1)
+    order = np.asarray(RandomStream(0, "digits").permutation(len(images)))
+    parts = {"test": order[::4], "train": np.delete(order, np.s_[::4])}
+    return {part: (images[at], found.target[at].astype(np.int64)) for part, at in parts.items()}
+
+
+def tables(rows: Sequence[Row]) -> str:
+    """For each data set the mean accuracy of each start, over generated and library networks."""
+    lines: list[str] = []
+    starts = list(dict.fromkeys(row["start"] for row in rows))
+    for data in dict.fromkeys(row["data"] for row in rows):
+        for generated, title in ((True, "generated"), (False, "library")):
+            mine = [row for row in rows if row["data"] == data and row["generated"] == generated]
+            if not mine:
+                continue
+            steps = list(mine[0]["accuracy"])
+            count = len({row["network"] for row in mine})
+            lines += [
+                f"| {data}, {count} {title} networks | " + " | ".join(steps) + " |",
+                "| --- |" + " ---: |" * len(steps),
+            ]
+            for start in starts:
+                chosen = [row for row in mine if row["start"] == start]
+                means = (np.mean([row["accuracy"][step] for row in chosen]) for step in steps)
+                lines.append(f"| {start} | " + " | ".join(f"{mean:.3f}" for mean in means) + " |")
+            lines.append("")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
