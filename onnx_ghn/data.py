@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,19 +141,26 @@ def load_data(source: Source, *, side: int | None = None) -> Data:
 
 
 def _from_npz(path: Path) -> Data:
+    if not path.is_file():
+        raise DataError(f"{path}: is no regular file")  # a pipe or a device never ends
     try:
         with np.load(path, allow_pickle=False) as arrays:
             if "x" not in arrays or "y" not in arrays:
                 found = ", ".join(arrays.files) or "none"
                 raise DataError(f"{path}: needs the arrays 'x' and 'y', found {found}")
             x, y = arrays["x"], arrays["y"]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: can't be read as an .npz file: {error}") from error
+    except (*_UNREADABLE, zipfile.BadZipFile, zlib.error, tokenize.TokenError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: can't be read as an .npz file: {reason}") from error
     except (TypeError, AttributeError) as error:  # a plain .npy gives an array, not an archive
         raise DataError(
             f"{path}: is not an .npz file; save it with numpy.savez(x=…, y=…)"
         ) from error
     return _checked(x, y, str(path))
+
+
+_UNREADABLE = (OSError, ValueError, EOFError, MemoryError, OverflowError, SyntaxError)
+"""What NumPy raises on a damaged file; MemoryError where a header claims a huge array."""
 
 
 def _from_iterable(source: Iterable[tuple[Any, Any]]) -> Data:
@@ -251,6 +260,7 @@ def _decode(files: list[Path], cache: Path, side: int | None) -> None:
                         f"{first.shape[1]} x {first.shape[0]}: give a side to resize to"
                     )
                 output.file.write(image.tobytes())
+            output.sync()  # whoever finds the name maps the whole file
             output.publish(cache, overwrite=True)
     except OSError as error:
         raise DataError(

@@ -16,8 +16,8 @@ import sys
 from typing import Any, NoReturn
 
 import onnx_ghn
-import onnx_ghn.finetuning.entry  # noqa: F401
-import onnx_ghn.ranking.loop  # noqa: F401
+import onnx_ghn.finetuning.entry
+import onnx_ghn.ranking.loop
 from onnx_ghn import FinetuneOptions, InitializeOptions, RankOptions, RunOptions
 
 OPTIONS = {"initialize": InitializeOptions, "finetune": FinetuneOptions, "rank": RankOptions}

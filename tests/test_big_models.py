@@ -38,8 +38,10 @@ def skeleton(tmp_path):
 def test_memory_is_that_of_some_tensors_and_not_of_the_model(skeleton, tmp_path, method):
     figures = tmp_path / "figures.json"
     result = subprocess.run(
-        [sys.executable, TOOL, skeleton, "--method", method, "--folder", tmp_path]
-        + ["--json", figures],
+        [
+            *(sys.executable, TOOL, skeleton, "--method", method),
+            *("--folder", tmp_path, "--json", figures),
+        ],
         capture_output=True,
         text=True,
         timeout=300,

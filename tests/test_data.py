@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from onnx_ghn.data import DataError, load_data, normalised
+from onnx_ghn.model_io.atomic import AtomicFile
 
 PIL = pytest.importorskip("PIL.Image")
 
@@ -34,6 +35,19 @@ def test_images_are_decoded_once(folder, monkeypatch):
     load_data(folder)
     monkeypatch.setattr("onnx_ghn.data._image", None)  # would fail if it were called
     assert len(load_data(folder)) == 7
+
+
+def test_the_cache_is_complete_when_its_name_appears(folder, monkeypatch):
+    publish, sizes = AtomicFile.publish, []
+
+    def watched(self, path, *, overwrite):
+        publish(self, path, overwrite=overwrite)
+        sizes.append(path.stat().st_size)
+
+    monkeypatch.setattr(AtomicFile, "publish", watched)
+    load_data(folder)
+    (cache,) = (folder.parent / "cache").iterdir()
+    assert sizes == [cache.stat().st_size]
 
 
 def test_a_changed_image_is_decoded_again(folder):

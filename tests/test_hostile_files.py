@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import onnx
@@ -125,6 +126,86 @@ def test_whole_process_ends_well(name, tmp_path):
         return result.returncode, result.stderr
 
     check_command_line(run, name, tmp_path)
+
+
+# Outputs and data that are no files
+
+
+@pytest.mark.parametrize("kind", ["hard link", "link", "dangling", "folder", "pipe", "device"])
+def test_output_that_is_no_file(kind, tmp_path, command_line):
+    """A link is replaced or refused, and never written through."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    path, output, secret = CASES["unsorted"].build(folder), folder / "out.onnx", tmp_path / "secret"
+    secret.write_bytes(b"secret")
+    if kind == "hard link":
+        os.link(path, output)
+    elif kind == "folder":
+        output.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(output)
+    else:
+        targets = {"link": secret, "dangling": tmp_path / "absent", "device": "/dev/full"}
+        output.symlink_to(targets[kind])
+    before, mode = path.read_bytes(), output.lstat().st_mode
+    code, messages = command_line(
+        folder, "init", path.name, "-o", "out.onnx", "--force", "--method", "classical"
+    )
+    assert code in (0, 2)
+    assert "Traceback" not in messages and "unexpected" not in messages
+    assert path.read_bytes() == before and secret.read_bytes() == b"secret"
+    assert not (tmp_path / "absent").exists()
+    if code == 0:
+        assert output.is_file() and not output.is_symlink()
+    else:
+        assert output.lstat().st_mode == mode
+        assert len(messages.splitlines()) == 1
+
+
+def npy(header, content=b""):
+    encoded = header.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(encoded).to_bytes(2, "little") + encoded + content
+
+
+LABELS = npy("{'descr': '<i8', 'fortran_order': False, 'shape': (2,)}", bytes(16))
+
+
+def archive_of(x):
+    def write(path):
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr("x.npy", x)
+            file.writestr("y.npy", LABELS)
+
+    return write
+
+
+FLOATS = "{'descr': '<f4', 'fortran_order': False, 'shape': (%s,)}"
+DATA = {
+    "zip bomb": archive_of(npy(FLOATS % "2, 400000000", bytes(400 << 20))),
+    "huge shape": archive_of(npy(FLOATS % "2, 1099511627776", b"1234")),
+    "overflowing shape": archive_of(npy(FLOATS % "9223372036854775807, 9", b"1234")),
+    "negative shape": archive_of(npy(FLOATS % "-2, 4", bytes(32))),
+    "pickle": archive_of(
+        npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}", b"cos\nsystem\n(S'id'\ntR.")
+    ),
+    "long header": archive_of(npy("{'descr': " + "(" * 5000)),
+    "code as a header": archive_of(npy("__import__('os').abort()")),
+    "no archive": lambda path: path.write_bytes(b"PK\x03\x04" + bytes(100)),
+    "pipe": os.mkfifo,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+}
+
+
+@pytest.mark.parametrize("kind", DATA)
+def test_data_from_strangers(kind, tmp_path, command_line):
+    path, data = CASES["unsorted"].build(tmp_path), tmp_path / "data.npz"
+    DATA[kind](data)
+    before = path.read_bytes()
+    code, messages = command_line(tmp_path, "eval", path.name, "--data", "data.npz")
+    assert code == 2, messages
+    assert len(messages.strip().splitlines()) == 1, messages
+    assert "data.npz" in messages and "unexpected" not in messages
+    assert path.read_bytes() == before
 
 
 # Real models, damaged at random

@@ -198,7 +198,7 @@ def kill_finetune(run_killed, rounds, kills, network, digits, tmp_path):
         log = [json.loads(line) for line in state.with_name("log.jsonl").read_text().splitlines()]
         steps = [record["step"] for record in log if record["event"] == "train"]
         assert steps == list(range(1, STEPS + 1))
-        assert not [path for path in folder.rglob(".*")]
+        assert not list(folder.rglob(".*"))
 
 
 def test_kills_of_finetune(run_killed, trained, export, digits, tmp_path):

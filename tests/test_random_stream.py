@@ -67,3 +67,10 @@ def test_permutation_and_signs():
     signs = stream.signs(10_000)
     assert set(signs) == {-1.0, 1.0}
     assert abs(signs.mean()) < 0.05
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_scaling_and_rounding_in_the_table_gives_the_bits_of_doing_it_afterwards(dtype):
+    unit = RandomStream(0, "weight").normal((1000,), 2.0)
+    scaled = RandomStream(0, "weight").normal((1000,), 2.0, std=0.3, mean=1.5, dtype=dtype)
+    assert scaled.tobytes() == (unit * 0.3 + 1.5).astype(dtype).tobytes()

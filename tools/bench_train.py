@@ -1,8 +1,8 @@
 """Measures training: architecture steps a second, and CPU milliseconds of each half.
 
-Trains for a while on random images, in each of several processes as `onnx-ghn train` does on a
-CPU, and prints the rate of all processes together, and for one step the CPU time of the target
-network (forward and backward) and of the hypernetwork, the optimiser included.
+Trains for a while on random images, in each of several processes as `onnx-ghn train` does (on a
+CPU or on one GPU), and prints the rate of all processes together, and for one step the CPU time of
+the target network (forward and backward) and of the hypernetwork, the optimiser included.
 
     OMP_NUM_THREADS=1 python tools/bench_train.py --processes 2 --seconds 60
 """

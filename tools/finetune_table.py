@@ -1,6 +1,6 @@
-"""Fine-tunes networks from several starts: what a predicted start is worth after N steps.
+r"""Fine-tunes networks from several starts: what a predicted start is worth after N steps.
 
-    OMP_NUM_THREADS=1 python tools/finetune_table.py run/hypernet.pt --train train/ --test test/ \\
+    OMP_NUM_THREADS=1 python tools/finetune_table.py run/hypernet.pt --train train/ --test test/ \
         --models skeletons/*.onnx --out finetune.jsonl --device cuda --processes 8
 
 Networks are the first of the generator's in-distribution test list and ONNX files with ten
@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import torch
+from lsuv import initialize_lsuv
 
 from onnx_ghn.architectures.sample import sample
 from onnx_ghn.architectures.splits import Entry, held_out
@@ -43,8 +43,6 @@ from onnx_ghn.options import InitializeOptions, RunOptions
 from onnx_ghn.passes.initialize import Initialize
 from onnx_ghn.random_stream import RandomStream
 from onnx_ghn.read.reading import read_model
-
-from lsuv import initialize_lsuv
 
 Row = dict[str, Any]
 STARTS = ("predicted", "classical", "kaiming", "orthogonal", "lsuv")
@@ -159,12 +157,11 @@ def train_one(call: tuple[Row, argparse.Namespace, Path]) -> Row:
     torch.set_num_threads(1)
     row = {name: value for name, value in entry.items() if name != "_network"}
     network, seed = entry["_network"], entry["seed"]
-    model = (
-        load(network, None) if isinstance(network, Path) else sample(network.space, network.seed)
-    )
+    is_file = isinstance(network, Path)
+    model = load(network, None) if is_file else sample(network.space, network.seed)
     found = measure(read_model(model))
     assert found is not None, row["network"]
-    row |= {"generated": isinstance(network, Entry), "measures": found.to_json()}
+    row |= {"generated": not is_file, "measures": found.to_json()}
     train, test = (folder / f"{entry['data']}.{part}.npz" for part in ("train", "test"))
     config = read_info(arguments.archive).config
     if entry["start"] == "lsuv":

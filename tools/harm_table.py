@@ -149,7 +149,7 @@ def candidates(networks: Sequence[Tested]) -> Iterator[Region]:
     sizes = [
         (f"{name} {words} {value:,}", {"ranges": {name: ends}})
         for name in QUANTITIES
-        for value in sorted({getattr(n.measures, name) for n in networks})
+        for value in sorted({getattr(n.measures, name) for n in networks} - {0})
         for words, ends in (("up to", (None, value)), ("from", (value, None)))
     ]
     # The network itself, where nothing else tells it from those that were not harmed.
@@ -158,7 +158,11 @@ def candidates(networks: Sequence[Tested]) -> Iterator[Region]:
             f"networks like {n.name}",
             {
                 "has": n.measures.types,
-                "ranges": {name: (getattr(n.measures, name),) * 2 for name in QUANTITIES},
+                "ranges": {
+                    name: (value, value)
+                    for name in QUANTITIES
+                    if (value := getattr(n.measures, name))
+                },
             },
         )
         for n in networks
@@ -201,10 +205,8 @@ def checks(networks: Sequence[Tested], table: HarmTable) -> tuple[str, bool]:
         mine = [n for n in networks if n.generated == generated]
         if mine:
             share = _mean([float(starts[n.name] == PREDICTED) for n in mine])
-            what = "generated" if generated else "library"
-            results.append(
-                (share >= least, f"predicted {share:.0%} of {what}, at least {least:.0%}")
-            )
+            words = f"predicted {share:.0%} of {'generated' if generated else 'library'} networks"
+            results.append((share >= least, f"{words}, at least {least:.0%}"))
     lines += ["", *(f"{'pass' if good else 'FAIL'}: {words}" for good, words in results)]
     return "\n".join(lines), all(good for good, _ in results)
 

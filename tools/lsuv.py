@@ -39,9 +39,9 @@ def initialize_lsuv(
     layers: dict[str, str] = {}
     for parameter in read_model(seen).parameters:
         site = parameter.sites[0] if parameter.sites else None
-        if parameter.learnable and site is not None and site.node.op_type in LAYERS:
-            if len(parameter.logical_shape) >= 2:
-                layers[parameter.name] = site.node.outputs[0].name or ""
+        is_matrix = parameter.learnable and len(parameter.logical_shape) >= 2
+        if is_matrix and site is not None and site.node.op_type in LAYERS:
+            layers[parameter.name] = site.node.outputs[0].name or ""
     order = {value.name: at for at, node in enumerate(seen.graph) for value in node.outputs}
     layers = {name: out for name, out in layers.items() if out in order}
     names = sorted(layers, key=lambda name: order[layers[name]])

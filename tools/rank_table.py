@@ -3,7 +3,8 @@
     onnx-ghn rank --space narrow --seed 2 --sample 200 --data D --score flops --out flops.jsonl
     python tools/rank_table.py --truth truth.jsonl top1.jsonl flops.jsonl ...
 
-Each ranking is what `rank --format json` printed, or the file of its --out. It must hold every
+Each ranking is what `rank --format json` printed, or the file of its --out; one by top1 also holds
+the losses, by which `--score loss` ranks, and gives a row for each. It must hold every
 architecture of the truth, as space/number: the generator's test lists are among the first 200
 networks of seed 2. Intervals are of 95 %, from bootstrap samples of the
 architectures. Top-5 regret: the best accuracy of all, less the best among the first five. The
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,26 +40,31 @@ def main() -> None:
     print("| score | architectures | Kendall tau | 95 % interval | Spearman | top-5 regret |")
     print("| --- | ---: | ---: | --- | ---: | ---: |")
     for path in arguments.rankings:
-        print(row(path.stem, truths[0], scores_in(path)))
+        records = records_in(path)
+        print(row(path.stem, truths[0], {r["model"]: r["score"] for r in records}))
+        if all(r["score"] == r["top1"] for r in records):
+            losses = {r["model"]: None if r["loss"] is None else -r["loss"] for r in records}
+            print(row("loss", truths[0], losses))
     if len(truths[1]) > 1:
         print(row("trained again", {name: truths[0][name] for name in truths[1]}, truths[1]))
 
 
-def scores_in(path: Path) -> dict[str, float]:
-    """Scores by model; one that failed is worse than all."""
+def records_in(path: Path) -> list[dict[str, Any]]:
+    """What was found of each model."""
     text = path.read_text()
     lines = json.loads(text) if text.startswith("[") else map(json.loads, text.splitlines())
-    scored = {r["model"]: r["score"] for r in lines if "model" in r}
-    return {name: -np.inf if score is None else score for name, score in scored.items()}
+    return [record for record in lines if "model" in record]
 
 
-def row(name: str, truth: dict[str, float], scores: dict[str, float]) -> str:
-    """One line of the table."""
+def row(name: str, truth: dict[str, float], scores: dict[str, float | None]) -> str:
+    """One line of the table; a model without a score is worse than all."""
     missing = sorted(truth.keys() - scores.keys())
     if missing:
         raise SystemExit(f"{name}: lacks {len(missing)} architectures of the truth: {missing[0]}")
     models = sorted(truth)
-    y, x = (np.array([table[model] for model in models]) for table in (truth, scores))
+    y = np.array([truth[model] for model in models])
+    found = [scores[model] for model in models]
+    x = np.array([-np.inf if score is None else score for score in found], np.float64)
     low, high = interval(x, y)
     regret = y.max() - y[np.argsort(-x, kind="stable")[:FIRST]].max()
     return (

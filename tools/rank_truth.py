@@ -109,8 +109,8 @@ def train_one(
     learnable = [p.name for p in read_model(model).parameters if p.learnable]
     Initialize(InitializeOptions(method="classical", seed=seed))(model)
     weights = {name: tensor_of(model, name, options.device).requires_grad_() for name in learnable}
-    names = {value.name for node in model.graph for value in statistics_of(node)}
-    running = {str(name): tensor_of(model, str(name), options.device) for name in sorted(names)}
+    names = {str(value.name) for node in model.graph for value in statistics_of(node)}
+    running = {name: tensor_of(model, name, options.device) for name in sorted(names)}
     network = Interpreter(
         model,
         record_statistics=True,
@@ -120,10 +120,8 @@ def train_one(
     )
     decayed = [w for w in weights.values() if w.dim() > 1]
     others = [w for w in weights.values() if w.dim() <= 1]
-    optimizer = torch.optim.SGD(
-        [{"params": decayed, "weight_decay": 5e-4}, {"params": others}],
-        lr=options.rate, momentum=0.9, nesterov=True,
-    )  # fmt: skip
+    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": 5e-4}, {"params": others}]
+    optimizer = torch.optim.SGD(groups, lr=options.rate, momentum=0.9, nesterov=True)
     generator = torch.Generator().manual_seed(seed)
     for step in range(options.steps):
         warm = min(1.0, (step + 1) / (0.05 * options.steps))

@@ -220,12 +220,9 @@ def _naming(name: str) -> Iterator[None]:
 
 def _fill(model: ir.Model, options: InitializeOptions) -> Report:
     """Initialise the learnable tensors without a value."""
-    from onnx_ghn.passes.initialize import Initialize
+    from onnx_ghn.passes.initialize import initialize_model
 
-    initialise = Initialize(options)
-    initialise(model)
-    assert initialise.report is not None
-    return initialise.report
+    return initialize_model(model, options)
 
 
 def _data(

@@ -21,7 +21,7 @@ from onnx_ghn.hypernet.tiles import Decoder, Source, decode_tiles
 from onnx_ghn.random_stream import RandomStream
 from onnx_ghn.read.graph import ATTRIBUTES, GhnGraph, Op, Part
 from onnx_ghn.read.layout import Transpose
-from onnx_ghn.read.parameter import Parameter
+from onnx_ghn.read.parameter import Parameter, Role
 from onnx_ghn.read.reading import MAX_NODES, Reading
 
 MAX_TOKENS = 2
@@ -150,6 +150,8 @@ def _source(
     head = bool(graph.attributes[node, IS_HEAD])
     if 0 in shape or not shape:
         return "a tensor without axes or elements"
+    if parameter.role is Role.NORM_SCALE and parameter.neutral == 0:
+        return "a norm's scale that is used as 1 + w isn't in the hypernetwork's vocabulary"
     if head and shape[0] != network.classes:
         return f"the archive predicts heads of {network.classes} classes, this one has {shape[0]}"
     if part is not Part.WEIGHT:

@@ -11,6 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
+SETTLE_BYTES = 256 << 20
+"""Written bytes that may wait in memory for the disk."""
+
 
 class AtomicFile:
     """A file being written in `folder`, without its name until `publish`.
@@ -34,6 +37,7 @@ class AtomicFile:
             self._temporary = folder / f".onnx-ghn-{secrets.token_hex(8)}.tmp"
             descriptor = os.open(self._temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         self.file: BinaryIO = os.fdopen(descriptor, "w+b")
+        self._settled = 0
 
     def __enter__(self) -> Self:
         return self
@@ -49,6 +53,20 @@ class AtomicFile:
             self.file.close()
         if self._temporary is not None:
             self._temporary.unlink(missing_ok=True)
+
+    def settle(self) -> None:
+        """Bring what was written to the disk, once it is much, and out of the page cache.
+
+        A file larger than memory would push everything else out of it, and the pages that are
+        free again are the fastest to write to next.
+        """
+        end = self.file.tell()
+        if end - self._settled < SETTLE_BYTES:
+            return
+        self.sync()
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self.file.fileno(), 0, end, os.POSIX_FADV_DONTNEED)
+        self._settled = end
 
     def sync(self) -> None:
         """Flush everything to the disk."""

@@ -184,6 +184,7 @@ def _write_tensor(value: ir.Value, file: AtomicFile, counter: _Counter) -> None:
             f"tensor {quote(value.name or '')} gave {written} bytes where its type and shape "
             f"need {tensor.nbytes}"
         )
+    file.settle()
     counter.add(written)
 
 

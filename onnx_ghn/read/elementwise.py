@@ -43,7 +43,7 @@ def added(flow: DataFlow, use: Use) -> Finding:
     linear = linear_before(flow, data)
     if linear is not None and _covers(flow, linear, use):
         return Finding(Role.BIAS, True, f"added to the output of {linear.op_type}")
-    if scaled(flow, data) or normalised(flow, data) or _is_mean_shift(flow, data):
+    if scaled(flow, data, by_table=True) or _is_mean_shift(flow, data):
         return Finding(Role.NORM_SHIFT, True, "added after a norm's scale")
     if len(use.node.inputs) != 2 or use.node.op_type == "Sub":
         return keep(f"input {use.index} of {use.node.op_type}")
@@ -174,7 +174,9 @@ def is_output(flow: DataFlow, node: ir.Node) -> bool:
     if node.outputs[0].is_graph_output():
         return True
     after = ahead(flow, node.outputs[0])
-    return len(after) == 1 and after[0].op_type == "Add" and after[0].outputs[0].is_graph_output()
+    if len(after) != 1 or after[0].op_type != "Add" or not after[0].outputs[0].is_graph_output():
+        return False
+    return not all(map(flow.is_data, after[0].inputs))  # the sum with a residual is no shift
 
 
 def _flows_into(flow: DataFlow, node: ir.Node, operators: frozenset[str]) -> bool:

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from onnx_ghn.read.constants import has_value, root_tensor
+from onnx_ghn.read.constants import root_tensor
 from onnx_ghn.read.context import (
     NORMS,
     PASSING,
@@ -184,17 +184,14 @@ class Moments:
 
     @staticmethod
     def _is_fixed(node: ir.Node) -> bool:
-        """Whether a BatchNormalization keeps running statistics that the file has values for.
+        """Whether a BatchNormalization uses running statistics, which need not fit the new weights.
 
-        They belong to the earlier weights, hence do not normalise; those without a value are
-        estimated anew.
+        Whether the file has values for them is no evidence: a model and its skeleton get the same
+        weights. Statistics of a fresh network (mean 0, variance 1) let the signal through as it
+        is. Where they are estimated anew the layer normalises, and weights behind it are at worst
+        smaller than they had to be.
         """
-        variance = node.inputs[4] if len(node.inputs) > 4 else None
-        return (
-            variance is not None
-            and not node.attributes.get_int("training_mode", 0)
-            and has_value(variance)
-        )
+        return not node.attributes.get_int("training_mode", 0)
 
     def _product(self, node: ir.Node, signals: list[ir.Value]) -> float:
         """A gate, a scale by a constant, or a division by a standard deviation."""

@@ -72,14 +72,23 @@ def is_inverse_deviation(flow: DataFlow, value: ir.Value | None) -> bool:
     return False
 
 
-def scaled(flow: DataFlow, value: ir.Value | None) -> bool:
-    """Whether `value` is a normalised value times a learned scale: a shift may follow."""
+def scaled(flow: DataFlow, value: ir.Value | None, *, by_table: bool = False) -> bool:
+    """Whether `value` is a normalised value times a learned scale: a shift may follow.
+
+    Args:
+        flow: The data flow.
+        value: The value.
+        by_table: Whether the scale must have more than one axis, as a shift that has more does:
+            what follows a scale of channels is a table of positions.
+    """
     node = behind(flow, value)
     if node is None or node.op_type != "Mul" or len(node.inputs) != 2:
         return False
     for index in (0, 1):
         if flow.is_param(node.inputs[index]) and not flow.is_signal(node.inputs[index]):
             signal = node.inputs[1 - index]
+            if by_table and sum(size != 1 for size in flow.shape(node.inputs[index]) or ()) < 2:
+                return False
             return normalised(flow, signal) or is_inverse_deviation(flow, signal)
         inner = behind(flow, node.inputs[index])
         # x * (rsqrt(...) * scale), the order of TensorFlow
@@ -166,12 +175,24 @@ def _instance(flow: DataFlow, use: Use, found: Finding) -> Finding:
     return _unless_filler(flow, use, found)
 
 
+def _has_affine_after(flow: DataFlow, node: ir.Node) -> bool:
+    """Whether the output is scaled and then shifted by vectors: the scale inside is a filler."""
+    after = ahead(flow, node.outputs[0])
+    if len(after) != 1 or after[0].op_type != "Mul" or not any(map(flow.is_param, after[0].inputs)):
+        return False
+    last = ahead(flow, after[0].outputs[0])
+    return len(last) == 1 and last[0].op_type == "Add" and any(map(flow.is_param, last[0].inputs))
+
+
 def _unless_filler(flow: DataFlow, use: Use, found: Finding) -> Finding:
     """Keep what an exporter writes for a norm without affine parameters.
 
     A fresh model has ones and zeros in its learnable norms, too, so the values alone tell
     nothing: a filler must also stand where this exporter does not put parameters.
     """
+    alone = len(use.node.inputs) == 2
+    if alone and _has_affine_after(flow, use.node) and mark_of(use.origin.root) is None:
+        return keep("fills the scale of a norm whose scale and shift stand after it")
     if _is_unlike_parameters(flow, use) and is_filled(use.origin.root, found.neutral):
         return keep("fills the input of a norm without affine parameters")
     return found

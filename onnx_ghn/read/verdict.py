@@ -154,13 +154,27 @@ def _parameter(
         groups=view.groups,
         blocks=view.blocks,
         gain=gain,
-        neutral=found.neutral,
+        neutral=_neutral(flow, found, use),
         depth_scale=depth,
         tie=original.name or "",
         source=source,
         has_value=has_value(root),
         sites=tuple(Site(u.node, u.index) for u in _first(use, uses)),
     )
+
+
+def _neutral(flow: DataFlow, found: Finding, use: Use | None) -> float:
+    """The do-nothing value of the tensor itself: 0 for a scale that arrives as `1 + w`.
+
+    What is added is a single number; which one is not looked at, a norm leaves it no other choice.
+    """
+    if use is not None and found.role is Role.NORM_SCALE:
+        for node in use.origin.path:
+            if node.op_type == "Add" and any(
+                math.prod(shape) == 1 for shape in map(flow.shape, node.inputs) if shape is not None
+            ):
+                return 0.0
+    return found.neutral
 
 
 def _first(use: Use | None, uses: list[Use]) -> list[Use]:

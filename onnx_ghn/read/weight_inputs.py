@@ -8,18 +8,28 @@ a cache of keys, the features of a template, an adjacency.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import onnx_ir as ir
 
 from onnx_ghn.read import slots
-from onnx_ghn.read.constants import root_tensor
-
-if TYPE_CHECKING:
-    from onnx_ghn.read.dataflow import DataFlow
+from onnx_ghn.read.constants import Constants, root_tensor
+from onnx_ghn.read.parameter import Site
 
 
-def feeds_slot(flow: DataFlow, value: ir.Value, depth: int = 0) -> bool:
+class Flow(Protocol):
+    """What these rules ask of the data flow, which is still being traced."""
+
+    constants: Constants
+
+    def uses(self, value: ir.Value) -> list[Site]:
+        """The nodes that read a value, also inside bodies to which it is passed."""
+
+    def producer(self, value: ir.Value | None) -> ir.Node | None:
+        """The node that computes a value, seen through the borders of bodies."""
+
+
+def feeds_slot(flow: Flow, value: ir.Value, depth: int = 0) -> bool:
     """Whether a value enters a weight slot, directly or through nodes that only rearrange it."""
     for site in flow.uses(value):
         if slots.find(site.node, site.index) is not None:
@@ -34,7 +44,7 @@ def feeds_slot(flow: DataFlow, value: ir.Value, depth: int = 0) -> bool:
     return False
 
 
-def scales_norm(flow: DataFlow, value: ir.Value, depth: int = 0) -> bool:
+def scales_norm(flow: Flow, value: ir.Value, depth: int = 0) -> bool:
     """Whether a value is the scale or shift that Caffe's exporters put after a BatchNormalization.
 
     Those are Mul and Add nodes of their own, which take the vector through an Unsqueeze.
@@ -53,7 +63,7 @@ def scales_norm(flow: DataFlow, value: ir.Value, depth: int = 0) -> bool:
     return False
 
 
-def weight_inputs(flow: DataFlow, graph: ir.Graph) -> list[ir.Value]:
+def weight_inputs(flow: Flow, graph: ir.Graph) -> list[ir.Value]:
     """The inputs of `graph` that are weights."""
     free = [
         value
@@ -69,7 +79,7 @@ def weight_inputs(flow: DataFlow, graph: ir.Graph) -> list[ir.Value]:
     return [value for value in free if feeds_slot(flow, value) or _joins_layers(flow, value)]
 
 
-def _stores_matrices(flow: DataFlow, graph: ir.Graph) -> bool:
+def _stores_matrices(flow: Flow, graph: ir.Graph) -> bool:
     """Whether an initializer or Constant node fills the slot of a kernel or matrix."""
     for node in graph:
         for index, value in enumerate(node.inputs):
@@ -90,7 +100,7 @@ def _root(value: ir.Value) -> ir.Value:
     return value
 
 
-def _is_certain(flow: DataFlow, value: ir.Value) -> bool:
+def _is_certain(flow: Flow, value: ir.Value) -> bool:
     """Whether an input is surely a weight: a kernel, or a matrix behind a computed operand."""
     for site in _slot_sites(flow, value):
         slot = slots.find(site[0], site[1])
@@ -106,7 +116,7 @@ def _is_certain(flow: DataFlow, value: ir.Value) -> bool:
     return False
 
 
-def _slot_sites(flow: DataFlow, value: ir.Value, depth: int = 0) -> list[tuple[ir.Node, int]]:
+def _slot_sites(flow: Flow, value: ir.Value, depth: int = 0) -> list[tuple[ir.Node, int]]:
     sites = []
     for site in flow.uses(value):
         if slots.find(site.node, site.index) is not None:
@@ -116,7 +126,7 @@ def _slot_sites(flow: DataFlow, value: ir.Value, depth: int = 0) -> list[tuple[i
     return sites
 
 
-def _joins_layers(flow: DataFlow, value: ir.Value) -> bool:
+def _joins_layers(flow: Flow, value: ir.Value) -> bool:
     """Whether an input is a vector that meets computed data, or a table that is indexed."""
     shape = flow.constants.shape(value)
     sites = flow.uses(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -36,7 +37,10 @@ class Images:
                 f"{data.source}: training needs square uint8 RGB images, got "
                 f"{data.x.dtype} {data.x.shape}"
             )
-        self._x = torch.tensor(data.x, device=device)
+        # A pixel is one int32 of its channels and a filler: gathering those is three times as fast.
+        packed = np.zeros((*data.x.shape[:3], 4), np.uint8)
+        packed[..., :3] = data.x
+        self._x = torch.from_numpy(packed.view(np.int32)[..., 0]).to(device)
         self._y = torch.tensor(data.y, device=device)
         self._mean = torch.tensor(mean, device=device).view(1, 3, 1, 1) * 255
         self._factor = 1 / (torch.tensor(std, device=device).view(1, 3, 1, 1) * 255)
@@ -67,19 +71,23 @@ class Images:
         at = (chosen * self.side * self.side).to(self._x.device)
         starts = at[:, None] + rows.to(self._x.device) * self.side
         index = starts[:, :, None] + columns.to(self._x.device)[:, None, :]
-        pixels = self._x.view(-1, 3)[index.view(-1)]
-        images = pixels.view(size, self.side, self.side, 3).permute(0, 3, 1, 2)
-        return self._prepared(images, side), self._y[chosen.to(self._y.device)]
+        pixels = self._x.view(-1).index_select(0, index.view(-1)).view(index.shape)
+        return self._prepared(pixels, side), self._y[chosen.to(self._y.device)]
 
     def batch(self, start: int, size: int, side: int) -> tuple[Tensor, Tensor]:
         """Images `start` to `start + size` as they are; shapes as in `random`."""
-        images = self._x[start : start + size].permute(0, 3, 1, 2)
-        return self._prepared(images, side), self._y[start : start + size]
+        pixels = self._x[start : start + size]
+        return self._prepared(pixels, side), self._y[start : start + size]
 
-    def _prepared(self, images: Tensor, side: int) -> Tensor:
-        x = (images.float() - self._mean) * self._factor
-        if side == self.side:
-            return x
-        if self.side % side == 0:
-            return F.avg_pool2d(x, self.side // side)
-        return F.interpolate(x, size=(side, side), mode="bilinear", antialias=True)
+    def _prepared(self, pixels: Tensor, side: int) -> Tensor:
+        """Packed pixels [size, side, side] -> normalised images, scaled down first: less work."""
+        channels = pixels.view(torch.uint8).view(*pixels.shape, 4).float()
+        x = channels.permute(0, 3, 1, 2)
+        step, rest = divmod(self.side, side)
+        if rest:
+            x = F.interpolate(x, size=(side, side), mode="bilinear", antialias=True)
+        elif step > 1:
+            # Sums of slices take less than half the time of a pooling of channels-last images.
+            x = sum((x[:, :, i::step] for i in range(1, step)), x[:, :, ::step])
+            x = sum((x[..., i::step] for i in range(1, step)), x[..., ::step]) / step**2
+        return (x[:, :3] - self._mean) * self._factor

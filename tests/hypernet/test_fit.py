@@ -1,9 +1,10 @@
 import math
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnx_ghn.hypernet.fit import TOKEN_STD, fit_positions, fit_vector, fit_weight, scale
@@ -14,6 +15,7 @@ def random(*shape):
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
+@settings(deadline=None)
 @given(
     out=st.integers(1, 9),
     ins=st.integers(1, 9),
@@ -33,6 +35,16 @@ def test_every_element_is_the_tiles_by_modulo(out, ins, tile, kernel):
         for i in range(ins):
             expected = values[o % tile[0], i % tile[1]] * scale(shape)
             np.testing.assert_allclose(fitted[o, i], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
+@pytest.mark.parametrize(("shape", "transposed"), [((10, 7, 3, 3), False), ((7, 5), True)])
+def test_rounding_the_tile_gives_the_bits_of_rounding_the_tensor(dtype, shape, transposed):
+    tile = random(4, 3, *((*shape[2:], 1, 1)[:2]))
+    rounded = fit_weight(tile, shape, transposed=transposed, dtype=dtype)
+    assert rounded.dtype == dtype
+    expected = fit_weight(tile, shape, transposed=transposed).astype(dtype)
+    assert rounded.tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,25 @@ def test_resume_skips_what_is_there_and_drops_half_a_line(digits, tmp_path):
     with pytest.raises(OutputError, match="something else"):
         onnx_ghn.rank((), data, options, run=RUN, out=other)
     assert other.read_text() == "my notes\n"
+
+
+@pytest.mark.long
+def test_a_killed_ranking_of_a_thousand_goes_on(digits, tmp_path):
+    out = tmp_path / "out.jsonl"
+    command = [sys.executable, "-m", "onnx_ghn", "rank", "--sample", "1000", "--score", "params"]
+    command += ["--data", digits / "test.npz", "--out", out, "--format", "json"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        while not out.exists() or out.read_bytes().count(b"\n") < 300:
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.kill()
+    left = out.read_bytes().rpartition(b"\n")[0]
+    done = subprocess.run(command, capture_output=True, check=True)
+    assert out.read_bytes().startswith(left)
+    ranked = [record["model"] for record in json.loads(done.stdout)]
+    kept = [json.loads(line)["model"] for line in out.read_text().splitlines()[1:]]
+    expected = sorted(f"narrow/{seed}" for seed in range(1000))
+    assert sorted(ranked) == sorted(kept) == expected
 
 
 def test_a_killed_worker_costs_one_candidate(digits):
@@ -158,7 +178,7 @@ def test_naswot_by_hand():
 def test_flops_are_those_of_the_generator(space):
     from onnx_ghn.architectures.spaces import space_named
 
-    for seed in range(4):
+    for seed in (0, 1, 2, 2_000_000):  # the last one of `full` has GroupNormalization
         flops = count_flops(sample(space, seed), (1, 3, 32, 32))
         assert flops is not None and 0 < flops <= 2 * space_named(space).macs
 

@@ -69,3 +69,13 @@ def test_layouts_fill_the_stored_shape(tool, corpus):
             if physical.shape != parameter.shape or not np.array_equal(back, logical):
                 wrong.append(f"{row['file']}: {parameter.name}")
     assert wrong == []
+
+
+def test_roles_that_were_checked_by_hand(tool, corpus):
+    wrong = []
+    for line in tool.read_table(TOOLS / "corpus_roles_checked.tsv"):
+        parameters, _ = tool.read(tool.load(corpus / "models" / line["file"]))
+        role = next(str(p.role) for p in parameters if p.name == line["name"])
+        if role != line["role"]:
+            wrong.append(f"{line['file']}: {line['name']}: {role}, not {line['role']}")
+    assert wrong == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 
 import torch
@@ -22,33 +23,69 @@ _AVERAGE = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.av
 _CONV = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
 
 
+@dataclass(frozen=True)
+class _Window:
+    """What the attributes of a pooling node say of the window that slides over the map."""
+
+    kernel: list[int]
+    stride: list[int]
+    dilation: list[int]
+    ceil: bool
+    begin: list[int]
+    end: list[int]
+    automatic: str
+
+    @classmethod
+    def of(cls, node: NodeView) -> _Window:
+        attributes = node.attributes
+        kernel = list(attributes.get_ints("kernel_shape"))
+        rank = len(kernel)
+        begin, end, automatic = explicit_pads(node)
+        return cls(
+            kernel,
+            per_axis(attributes.get_ints("strides", ()), rank),
+            per_axis(attributes.get_ints("dilations", ()), rank),
+            bool(attributes.get_int("ceil_mode", 0)),
+            begin or [0] * rank,
+            end or [0] * rank,
+            automatic,
+        )
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether torch's own pools take it: the same padding on both sides, half a window."""
+        fits = all(2 * pad <= side for pad, side in zip(self.begin, self.kernel, strict=True))
+        return fits and self.begin == self.end and not self.automatic
+
+    def padding(self, sizes: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Padding before and after each axis of a map of `sizes`."""
+        if self.automatic:
+            return same_pads(sizes, self.kernel, self.stride, self.dilation, self.automatic)
+        return self.begin, self.end
+
+    def edges(self, sizes: Sequence[int], first: list[int], last: list[int]) -> list[int]:
+        """What `torch.nn.functional.pad` must add so that no window is cut off."""
+        shape = (self.kernel, self.stride, self.dilation)
+        return _edges(sizes, _output_sizes(sizes, *shape, first, last, self.ceil), *shape, first)
+
+
 @operator("MaxPool", since=1)
 def _max_pool(node: NodeView) -> Kernel:
-    attributes = node.attributes
-    kernel = list(attributes.get_ints("kernel_shape"))
+    window = _Window.of(node)
+    kernel, stride, dilation, ceil = window.kernel, window.stride, window.dilation, window.ceil
     rank = len(kernel)
-    stride = per_axis(attributes.get_ints("strides", ()), rank)
-    dilation = per_axis(attributes.get_ints("dilations", ()), rank)
-    ceil = bool(attributes.get_int("ceil_mode", 0))
-    begin, end, automatic = explicit_pads(node)
-    symmetric = begin == end and not automatic
-    fits = all(2 * p <= k for p, k in zip(begin, kernel, strict=False))
     if node.output_count > 1:
-        if attributes.get_int("storage_order", 0):
+        if node.attributes.get_int("storage_order", 0):
             raise node.unsupported("indices in column-major order")
-        if not (symmetric and fits):
+        if not window.is_plain:
             raise node.unsupported("indices with asymmetric padding")
-        return _max_pool_with_indices(kernel, stride, begin or [0] * rank, dilation, ceil)
-    if symmetric and fits:
-        pool, padding = _MAX[rank], begin or [0] * rank
+        return _max_pool_with_indices(kernel, stride, window.begin, dilation, ceil)
+    if window.is_plain:
+        pool, padding = _MAX[rank], window.begin
         return lambda x: pool(x, kernel, stride, padding, dilation, ceil)
 
     def padded(x: Tensor) -> Tensor:
-        first, last = begin, end
-        if automatic:
-            first, last = same_pads(x.shape[2:], kernel, stride, dilation, automatic)
-        sizes = _output_sizes(x.shape[2:], kernel, stride, dilation, first, last, ceil)
-        edges = _edges(x.shape[2:], sizes, kernel, stride, dilation, first)
+        edges = window.edges(x.shape[2:], *window.padding(x.shape[2:]))
         lowest = float("-inf") if x.is_floating_point() else torch.iinfo(x.dtype).min
         filled = functional.pad(x, edges, value=lowest)
         return _MAX[rank](filled, kernel, stride, 0, dilation)
@@ -70,36 +107,27 @@ def _max_pool_with_indices(
 
 @operator("AveragePool", since=1)
 def _average_pool(node: NodeView) -> Kernel:
-    attributes = node.attributes
-    kernel = list(attributes.get_ints("kernel_shape"))
+    window = _Window.of(node)
+    kernel, stride, dilation, ceil = window.kernel, window.stride, window.dilation, window.ceil
     rank = len(kernel)
-    stride = per_axis(attributes.get_ints("strides", ()), rank)
-    dilation = per_axis(attributes.get_ints("dilations", ()), rank)
-    ceil = bool(attributes.get_int("ceil_mode", 0))
-    count_padding = bool(attributes.get_int("count_include_pad", 0))
-    begin, end, automatic = explicit_pads(node)
-    symmetric = begin == end and not automatic
-    fits = all(2 * p <= k for p, k in zip(begin, kernel, strict=False))
-    if symmetric and fits and max(dilation) == 1:
-        pool, padding = _AVERAGE[rank], begin or 0
+    count_padding = bool(node.attributes.get_int("count_include_pad", 0))
+    if window.is_plain and max(dilation) == 1:
+        pool, padding = _AVERAGE[rank], window.begin
         return lambda x: pool(x, kernel, stride, padding, ceil, count_padding)
 
     def by_convolution(x: Tensor) -> Tensor:
-        first, last = begin or [0] * rank, end or [0] * rank
-        if automatic:
-            first, last = same_pads(x.shape[2:], kernel, stride, dilation, automatic)
-        sizes = _output_sizes(x.shape[2:], kernel, stride, dilation, first, last, ceil)
-        edges = _edges(x.shape[2:], sizes, kernel, stride, dilation, first)
-        window = x.new_ones((1, 1, *kernel))
+        first, last = window.padding(x.shape[2:])
+        edges = window.edges(x.shape[2:], first, last)
+        ones = x.new_ones((1, 1, *kernel))
         planes = x.reshape(-1, 1, *x.shape[2:])
-        total = _CONV[rank](functional.pad(planes, edges), window, None, stride, 0, dilation)
+        total = _CONV[rank](functional.pad(planes, edges), ones, None, stride, 0, dilation)
         counted = x.new_ones((1, 1, *x.shape[2:]))
         outer = edges
         if count_padding:  # the declared padding counts, what ceil_mode adds does not
             declared = torch_pads(first, last)
             counted = functional.pad(counted, declared, value=1.0)
             outer = [edge - amount for edge, amount in zip(edges, declared, strict=True)]
-        count = _CONV[rank](functional.pad(counted, outer), window, None, stride, 0, dilation)
+        count = _CONV[rank](functional.pad(counted, outer), ones, None, stride, 0, dilation)
         return (total / count).reshape(*x.shape[:2], *total.shape[2:])
 
     return by_convolution

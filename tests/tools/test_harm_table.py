@@ -1,0 +1,71 @@
+"""The do-no-harm table of planted fine-tuning runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from onnx_ghn.hypernet.harm import HarmTable
+
+TOOL = Path(__file__).parents[2] / "tools" / "harm_table.py"
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    spec = importlib.util.spec_from_file_location("harm_table", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "harm_table", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write(path, gains, *, generated=True):
+    """Lines of networks: by name, their node types and how much better the prediction is."""
+    with path.open("a") as file:
+        for name, (types, gain) in gains.items():
+            sizes = {"parameters": 1000, "depth": 10, "width": 32, "side": 0}
+            for start, accuracy in (("predicted", 0.5 + gain), ("classical", 0.5), ("lsuv", 0.4)):
+                for seed in range(3):
+                    row = {"network": name, "data": "cifar10", "start": start, "seed": seed}
+                    row |= {"probe": False, "generated": generated}
+                    row |= {"measures": sizes | {"types": types}}
+                    row |= {"accuracy": {"1000": accuracy + 0.001 * seed}}
+                    file.write(json.dumps(row) + "\n")
+
+
+def run(tool, monkeypatch, folder):
+    monkeypatch.setattr(
+        sys, "argv", ["harm_table.py", str(folder / "runs"), "--out", str(folder / "table")]
+    )
+    with pytest.raises(SystemExit) as stop:
+        tool.main()
+    return stop.value.code, HarmTable.from_json(json.loads((folder / "table").read_text()), "table")
+
+
+def test_harmed_networks_are_in_a_region_of_their_own(tool, monkeypatch, tmp_path, capsys):
+    good = {f"good{k}": (["bn", "conv", "input"], 0.02) for k in range(8)}
+    bad = {"bad": (["conv", "input", "msa"], -0.05)}
+    write(tmp_path / "runs", good | bad)
+    code, table = run(tool, monkeypatch, tmp_path)
+    assert code == 0, capsys.readouterr().out
+    assert [(region.networks, region.difference) for region in table.worse] == [(1, -0.05)]
+    assert table.networks == 9
+    assert table.difference == pytest.approx((8 * 0.02 - 0.05) / 9, abs=1e-4)
+
+
+def test_mostly_classical_fails(tool, monkeypatch, tmp_path, capsys):
+    write(tmp_path / "runs", {"a": (["msa"], -0.05), "b": (["bn"], 0.02)}, generated=False)
+    write(tmp_path / "runs", {"c": (["bn"], 0.02), "d": (["bn", "msa"], -0.02)})
+    code, _ = run(tool, monkeypatch, tmp_path)
+    assert code == 1
+    assert "FAIL: predicted 50% of generated networks, at least 80%" in capsys.readouterr().out
+
+
+def test_networks_alike_do_not_keep_it_from_ending(tool, monkeypatch, tmp_path):
+    write(tmp_path / "runs", {"a": (["bn"], -0.05), "b": (["bn"], 0.02)})
+    _, table = run(tool, monkeypatch, tmp_path)
+    assert [region.networks for region in table.worse] == [2]
