@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import fnmatch
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from onnx_ghn.read.reading import Reading
 from onnx_ghn.report import GraphNode, Outcome, Report, Status
 
 GHN = "ghn"
+_CHANGED = (Status.PREDICTED, Status.FALLBACK)
 STATISTICS = (Role.RUNNING_MEAN, Role.RUNNING_VARIANCE)
 
 
@@ -129,6 +131,7 @@ def describe(reading: Reading, plan: Plan, model: str) -> Report:
     warnings = list(reading.warnings)
     if reading.graph is None:
         warnings.append(f"no GHN graph: {reading.graph_reason}")
+    warnings += _broken_ties(reading, plan)
     return Report(model, list(plan.outcomes), nodes, plan.decision, warnings)
 
 
@@ -204,6 +207,27 @@ def _reason_to_keep(
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _broken_ties(reading: Reading, plan: Plan) -> list[str]:
+    """Warnings of tied tensors of which one is kept and another set, as the user chose."""
+    groups: dict[str, list[Outcome]] = defaultdict(list)
+    for parameter, outcome in zip(reading.parameters, plan.outcomes, strict=True):
+        groups[parameter.tie or parameter.name].append(outcome)
+    warnings = []
+    for outcomes in groups.values():
+        kept = [outcome for outcome in outcomes if outcome.status is Status.KEPT]
+        changed = [outcome for outcome in outcomes if outcome.status in _CHANGED]
+        if kept and changed:
+            warnings.append(
+                f"tied tensors part: {_names(kept)} stays ({kept[0].reason}) while "
+                f"{_names(changed)} gets a new value: choose the same for all of them"
+            )
+    return warnings
+
+
+def _names(outcomes: Sequence[Outcome]) -> str:
+    return " and ".join(repr(outcome.name) for outcome in outcomes)
 
 
 def _nodes_by_parameter(reading: Reading) -> dict[int, int]:

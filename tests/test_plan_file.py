@@ -9,6 +9,7 @@ import pytest
 
 import onnx_ghn
 from onnx_ghn import InitializeOptions, ModelError, OptionError, OutputError, Status
+from onnx_ghn.hypernet.archive import read_info
 from onnx_ghn.model_hash import model_sha256
 from onnx_ghn.passes import Initialize
 from onnx_ghn.plan_file import load_plan
@@ -405,3 +406,56 @@ def test_every_role_on_every_tensor_is_set_or_refused():
             assert array.shape == tuple(model.graph.initializers[name].shape)
             assert np.isfinite(array).all()
     assert done > 80
+
+
+TIED = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (int64[2, 5] ids, float[50, 8] table, float[50, 8] head) => (float[2, 5, 50] y)
+{
+  e = Gather (table, ids)
+  turned = Transpose <perm = [1, 0]> (head)
+  y = MatMul (e, turned)
+}
+"""
+
+
+def tied():
+    """A table and a head of equal numbers in two tensors."""
+    model = ir.from_onnx_text(TIED)
+    array = np.random.default_rng(0).random((50, 8), np.float32)
+    for value in model.graph.inputs[1:]:
+        value.const_value = ir.tensor(array, name=value.name)
+        model.graph.register_initializer(value)
+    del model.graph.inputs[1:]
+    return model
+
+
+def test_a_tie_that_is_parted_is_reported():
+    def warnings(**options):
+        report = onnx_ghn.inspect(tied(), InitializeOptions(method="classical", **options))
+        return [warning for warning in report.warnings if "tied" in warning]
+
+    assert warnings() == []
+    assert warnings(include=("other",)) == []
+    for options in ({"exclude": ("head",)}, {"include": ("table",)}):
+        (warning,) = warnings(**options)
+        assert "'head' stays" in warning and "'table' gets a new value" in warning
+        assert "clude pattern" in warning
+
+
+@pytest.mark.parametrize("predicts", [True, False])
+def test_images_are_normalised_as_for_the_archive_where_the_plan_predicts(
+    saved, untrained_file, predicts
+):
+    """Under an untrained archive `auto` itself predicts nothing."""
+
+    def edit(plan, entries):
+        if predicts:
+            entries["conv_w"] |= {"action": "predict"}
+            entries["conv_w"].pop("method")
+
+    images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3)).astype(np.uint8)
+    options = InitializeOptions(engine="onnxruntime", plan=saved(edit))
+    model, _ = onnx_ghn.initialize(net(), options=options, data=[(images, np.arange(4))])
+    mean = read_info(untrained_file).config.mean if predicts else ()
+    assert model.metadata_props["onnx_ghn_input.mean"] == ",".join(map(repr, mean))

@@ -1,10 +1,11 @@
 """How much of each vision model of the corpus a hypernetwork predicts.
 
 Each skeleton is inspected under `--method ghn`; its share is the elements predicted of the
-learnable elements, whose mean over models is what counts. The second column leaves out heads
-of another number of classes than the archive's: an archive of that number would predict them.
+learnable elements, whose mean over models is what counts. Heads of another number of classes than
+the archive's are not predicted, so that the share depends on the archive: most vision models of the
+corpus have 1,000 classes. The second column leaves such heads out.
 
-    python tools/predictable.py [--corpus DIR] [--worst N] [--only GLOB]
+    python tools/predictable.py [--hypernet ARCHIVE] [--corpus DIR] [--worst N] [--only GLOB]
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ HEAD = "the archive predicts heads of"
 """How the reason begins where the number of classes is another."""
 
 
-def inspect(corpus: Path, name: str) -> onnx_ghn.Report:
+def inspect(corpus: Path, name: str, hypernet: Path | None) -> onnx_ghn.Report:
     """The plan for a skeleton; what can be kept only where it has bytes gets random ones."""
-    options = onnx_ghn.InitializeOptions(method="ghn")
+    options = onnx_ghn.InitializeOptions(method="ghn", hypernet=hypernet)
     source = corpus / "models" / name
     try:
         return onnx_ghn.inspect(source, options)
@@ -50,6 +51,9 @@ def main() -> None:
     """Print the share by family, then the worst models with the reasons for what is left."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--corpus", type=Path, default=corpus_folder())
+    parser.add_argument(
+        "--hypernet", type=Path, metavar="ARCHIVE", help="instead of the archive that ships"
+    )
     parser.add_argument("--only", default="*", metavar="GLOB")
     parser.add_argument("--worst", type=int, default=30, metavar="N")
     arguments = parser.parse_args()
@@ -60,7 +64,7 @@ def main() -> None:
         name = row["file"]
         if row["family"] not in VISION or not fnmatch.fnmatch(name, arguments.only):
             continue
-        report = inspect(arguments.corpus, name)
+        report = inspect(arguments.corpus, name, arguments.hypernet)
         learnable = [outcome for outcome in report.outcomes if outcome.learnable]
         total = sum(outcome.elements for outcome in learnable)
         left: Counter[str] = Counter()

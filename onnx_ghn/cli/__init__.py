@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import click
 
+from onnx_ghn.deferred import defer
 from onnx_ghn.errors import OnnxGhnError
 
 COMMANDS = {
@@ -65,6 +66,7 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Run the command line; every error becomes one line on stderr and an exit code."""
+    defer()
     debug = bool(os.environ.get("ONNX_GHN_DEBUG"))
     if not debug:
         # onnx-ir logs what it meets in odd files; what matters of it is in our own report.

@@ -50,6 +50,9 @@ MAX_RATIO = 64
 MAX_INFLATED = 8 << 30
 """Bytes that a compressed file may grow to; the largest published checkpoint has 2.6 GB."""
 
+LZ4_MAGIC = b"\x04\x22\x4d\x18"
+"""Start of what joblib writes with compress="lz4"; Python's own library can't read it."""
+
 _CHUNK = 1 << 20
 
 
@@ -103,6 +106,11 @@ def _inflated(file: IO[bytes]) -> IO[bytes]:
         inflated = bz2.BZ2File(file)
     elif start == b"\xfd7zXZ\x00" or start[:3] == b"\x5d\x00\x00":
         inflated = lzma.LZMAFile(file)  # noqa: SIM115 (the caller closes the file below it)
+    elif start[:4] == LZ4_MAGIC:
+        raise ArchiveError(
+            f"{file.name}: compressed with lz4, which isn't read here: unpack it first "
+            f"(lz4 -d {file.name} UNPACKED.pt)"
+        )
     else:
         return file
     limit = min(MAX_INFLATED, MAX_RATIO * _size(file) + _CHUNK)

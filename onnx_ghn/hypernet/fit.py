@@ -30,7 +30,7 @@ def scale(shape: tuple[int, ...]) -> float:
     Args:
         shape: (out, in per group, *kernel).
     """
-    narrow = len(shape) > 2 and (shape[1] == 1 or (len(shape) > 3 and shape[2] < shape[3]))
+    narrow = len(shape) > 2 and (shape[1] == 1 or (len(shape) > 3 and shape[-2] < shape[-1]))
     return math.sqrt((1 if narrow else 2) / math.prod(shape[1:]))
 
 
@@ -44,7 +44,9 @@ def fit_weight(
     """Tile and scale a weight.
 
     Args:
-        tile: [o', i', *kernel], or [o', i', kh, kw] with the same number of kernel positions.
+        tile: [o', i', *kernel], or [o', i', kh, kw] with the same number of kernel positions; for
+            a kernel of three axes that of the last two, which is the same at each step of the
+            first.
         shape: (out, in per group, *kernel) of the result.
         transposed: Lay a matrix out in memory as its transpose, which many files hold.
         dtype: Type of the result, for numpy; the tile's where None. The scaled tile is rounded to
@@ -53,6 +55,8 @@ def fit_weight(
     Returns:
         The array with result[o, i] = tile[o mod o', i mod i'] * scale(shape).
     """
+    if len(shape) == 5:
+        tile = _repeat(tile[:, :, None], shape[2], axis=2)
     tile = tile * scale(shape)
     if dtype is not None:
         tile = tile.astype(dtype, copy=False)

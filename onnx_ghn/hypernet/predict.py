@@ -73,6 +73,8 @@ class Prediction:
             return fit_vector(tile.astype(dtype, copy=False), shape)
         assert graph is not None
         if graph.op[source.node] != Op.POS_ENC:
+            if parameter.role is Role.CONV_TRANSPOSE:
+                tile = _turned(tile, parameter)
             transposed = parameter.layout.steps == (Transpose((1, 0)),)
             return fit_weight(tile, shape, transposed=transposed, dtype=dtype)
         table = fit_positions(tile, shape, RandomStream(self.seed, _tie(parameter)))
@@ -165,12 +167,22 @@ def _source(
         if not 0 <= math.prod(shape[:-1]) - side * side <= MAX_TOKENS:
             return f"a position table of {math.prod(shape[:-1])} rows isn't a square grid"
         return Source(node, part, Decoder.WEIGHT, (1, min(dim, c1), side, side))
-    if not 2 <= len(shape) <= 4:
+    if not 2 <= len(shape) <= 5:
         return f"a weight of {len(shape)} axes isn't in the hypernetwork's vocabulary"
-    kh, kw = (*shape[2:], 1, 1)[:2]
+    kh, kw = shape[3:] if len(shape) == 5 else (*shape[2:], 1, 1)[:2]
     if head and kh * kw == 1:
         return Source(node, part, Decoder.CLASS_WEIGHT, (min(shape[1], c1),))
     return Source(node, part, Decoder.WEIGHT, (min(shape[0], c0), min(shape[1], c1), kh, kw))
+
+
+def _turned(tile: Floats, parameter: Parameter) -> Floats:
+    """The tile of a convolution for the transposed one that computes the same.
+
+    A transposed convolution turns its kernel by 180 degrees, and of the products in its kernel
+    those that meet the zeros between strided inputs don't count.
+    """
+    products = math.prod(parameter.logical_shape[1:])
+    return tile[:, :, ::-1, ::-1] * np.float32(math.sqrt(products / parameter.fan_in))
 
 
 def _tie(parameter: Parameter) -> str:

@@ -65,7 +65,8 @@ def check_node(node: onnx.NodeProto, opsets: Mapping[str, int]) -> None:
 def describe(node: onnx.NodeProto) -> str:
     """What messages call a node: its operator, and its name or its first output."""
     name = node.name or next((output for output in node.output if output), "")
-    return f"{node.op_type or 'node'} {quote(name)}"
+    operator = str(node.op_type or "node")
+    return f"{operator if operator.isprintable() else quote(operator)} {quote(name)}"
 
 
 _TYPE_NAMES = {kind.value: kind.name for kind in ir.AttributeType}

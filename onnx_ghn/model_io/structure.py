@@ -175,18 +175,20 @@ def _check_nodes(
     """
     available = set(scope)
     for node in nodes:
-        _check_texts(describe(node), node.name, node.op_type, node.domain, node.doc_string)
-        _check_metadata(describe(node), node.metadata_props)
+        where = describe(node)
+        _check_texts(where, node.name, node.op_type, node.domain, node.doc_string)
+        _check_metadata(where, node.metadata_props)
         if not node.op_type:
-            raise ModelError(f"{describe(node)} has no operator")
+            raise ModelError(f"{where} has no operator")
         if _domain(node.domain) not in opsets:
             raise ModelError(
-                f"{describe(node)} is of the domain {quote(node.domain)}, for which the model "
+                f"{where} is of the domain {quote(node.domain)}, for which the model "
                 "imports no opset"
             )
+        among = f"the outputs of {where} and what comes before it"
         for output in node.output:
             if output:
-                _define(output, scope, f"the outputs of {describe(node)} and what comes before it")
+                _define(output, scope, among)
     captured: set[str] = set()
     reads: list[set[str]] = []
     ordered = True
@@ -236,10 +238,12 @@ def _check_acyclic(nodes: Sequence[onnx.NodeProto], reads: list[set[str]]) -> No
 def _check_attributes(node: onnx.NodeProto, *, inside_function: bool) -> None:
     kinds = onnx.AttributeProto
     seen: set[str] = set()
+    owner = describe(node)
+    among = f"the attributes of {owner}"
     for attribute in node.attribute:
-        where = f"attribute {quote(attribute.name)} of {describe(node)}"
+        where = f"attribute {quote(attribute.name)} of {owner}"
         _check_texts(where, attribute.doc_string)
-        _define(attribute.name, seen, f"the attributes of {describe(node)}")
+        _define(attribute.name, seen, among)
         if attribute.ref_attr_name:
             if not inside_function:
                 raise ModelError(f"{where} refers to a function's attribute outside of a function")

@@ -34,7 +34,7 @@ from onnx_ghn.read.sides import Sides
 Sources = tuple[int, ...]
 
 _ORDER = (
-    *(Role.CONV, Role.LINEAR, Role.BIAS),
+    *(Role.CONV, Role.CONV_TRANSPOSE, Role.LINEAR, Role.BIAS),
     *(Role.NORM_SCALE, Role.NORM_SHIFT, Role.POSITION),
 )
 """Roles that have a node, as fused operators apply them."""
@@ -195,7 +195,7 @@ class _Walk:
 
     def _weigh_with(self, node: ir.Node, index: int, sources: Sources) -> Sources:
         role = self.parameters[index].role
-        if role in (Role.CONV, Role.LINEAR):
+        if role in (Role.CONV, Role.CONV_TRANSPOSE, Role.LINEAR):
             # a layer over a table of constants stands at the beginning, like one at the input
             return (self._add_weight(node, index, sources or (INPUT,)),)
         if role is Role.BIAS:
@@ -235,7 +235,11 @@ class _Walk:
     def _add_weight(self, node: ir.Node, index: int, sources: Sources) -> int:
         parameter = self.parameters[index]
         out, inputs, *kernel = (*parameter.logical_shape, 1)[: max(2, len(parameter.logical_shape))]
-        height, width = (*kernel, 1, 1)[:2]
+        # in three dimensions, the kernel of the last two stands for all
+        height, width = kernel[-2:] if len(kernel) > 2 else (*kernel, 1, 1)[:2]
+        # a transposed convolution strides over its output: it is one over a spread input
+        turned = parameter.role is Role.CONV_TRANSPOSE
+        strides = [1] if turned else node.attributes.get_ints("strides", [1])
         dilations = [int(d) for d in node.attributes.get_ints("dilations", [1])] or [1]
         op = Op.CONV
         if parameter.groups > 1:
@@ -245,7 +249,7 @@ class _Walk:
             sources,
             node,
             groups=parameter.groups,
-            stride=int(max(node.attributes.get_ints("strides", [1]))),
+            stride=int(max(strides)),
             dilation=max(dilations),
             in_channels=inputs * parameter.groups,
             out_channels=out,
@@ -312,6 +316,8 @@ class _Walk:
         weight = last if bias is None else self.nodes[bias].predecessors[0]
         if self.nodes[weight].op is not Op.CONV or self.nodes[weight].shape[2:] != (1, 1):
             return
+        if any(self.parameters[slot.parameter].blocks > 1 for slot in self.nodes[weight].slots):
+            return  # one matrix for each part of the signal: no classifier
         for index in (weight, bias):
             if index is not None:
                 self.nodes[index].attributes["is_head"] = 1

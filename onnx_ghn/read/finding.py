@@ -47,6 +47,8 @@ class Finding:
         neutral: The do-nothing value, as in `Parameter`.
         decisive: Whether this use alone makes a tensor a weight, whatever else it does: a slot.
         copy: The root of which this tensor is a copy, and the permutation that makes the copy.
+        layer: For the gain of a normalised kernel that nothing else scales, the layer that takes
+            the kernel: the gain has to make up for the non-linearity before it.
     """
 
     role: Role
@@ -56,6 +58,7 @@ class Finding:
     neutral: float = 0.0
     decisive: bool = False
     copy: tuple[ir.Value, Transpose] | None = None
+    layer: ir.Node | None = None
 
 
 def keep(reason: str, role: Role = Role.CONSTANT) -> Finding:

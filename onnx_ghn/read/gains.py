@@ -70,6 +70,19 @@ _SQUASH_GAIN = {
 }
 """Squash inside a decomposed activation x * squash(x) -> gain of the whole."""
 
+_VARIANCE_SHARE = {
+    **dict.fromkeys(("Relu", "LeakyRelu", "PRelu", "ThresholdedRelu", "Clip"), 1 - 1 / math.pi),
+    **dict.fromkeys(("Gelu", "FastGelu", "BiasGelu", "QuickGelu"), 0.813),
+    **{"Elu": 0.96, "Celu": 0.96, "Swish": 0.88, "HardSwish": 0.917, "Mish": 0.872},
+}
+"""Activation -> the share of its output's second moment that is variance, for a normal input."""
+
+_SQUASH_SHARE = {
+    **{"Erf": 0.813, "Tanh": 0.813, "Sigmoid": 0.88},
+    **{"HardSigmoid": 0.917, "Clip": 0.917, "Softplus": 0.872},
+}
+"""The same by the squash inside a decomposed activation."""
+
 _KEEPING = PASSING | {
     *("MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool", "ReduceMean", "ReduceMax"),
     *("Pad", "Slice", "Split", "Gather", "GatherND", "Tile", "Resize", "Upsample", "Dropout"),
@@ -82,6 +95,9 @@ _STEPS = frozenset({"Add", "Mul", "Div", "Sub", "Pow", "Neg", "Reshape", "Transp
 _ROOTS = frozenset({"Sqrt", "Rsqrt", "ReduceL2", "LpNormalization"})
 _TO_ROOT = PASSING | {"Reciprocal", "Div", "Add", "Max", "Clip"}
 _PRODUCTS = frozenset({"MatMul", "FusedMatMul", "Einsum"})
+
+_SCALINGS = 2
+"""So many constants may scale an activation: its own gain, and that of a residual branch."""
 
 LIMITS = (2.0**-20, 2.0**10)
 """Smallest and largest gain: an estimate beyond is a sign of an error, not of a signal."""
@@ -112,6 +128,33 @@ class Moments:
     def gain(self, value: ir.Value | None) -> float:
         """The gain for a weight that multiplies `value`; 1 after a layer, a norm or an input."""
         return float(np.clip(1.0 / self._of(value), *LIMITS))
+
+    def centred_gain(self, value: ir.Value | None) -> float:
+        """The gain for a weight whose elements sum to 0, as standardised kernels' do.
+
+        The mean of `value` is lost on it: only the variance counts (Brock et al., 2021,
+        "Characterizing signal propagation to close the performance gap in unnormalized ResNets").
+        """
+        return float(np.clip(self.gain(value) / self._variance_share(value), *LIMITS))
+
+    def _variance_share(self, value: ir.Value | None) -> float:
+        """How much of the second moment is variance: 1 but behind an activation, perhaps scaled."""
+        for _ in range(_SCALINGS + 1):
+            node = behind(self._flow, value)
+            if node is None:
+                break
+            if node.op_type in _VARIANCE_SHARE:
+                return _VARIANCE_SHARE[node.op_type]
+            if activation_source(self._flow, node) is not None:
+                squash = comes_from(
+                    self._flow, node.outputs[0], lambda n: n.op_type in _SQUASH_SHARE, _STEPS
+                )
+                return 1.0 if squash is None else _SQUASH_SHARE[squash.op_type]
+            signals = [v for v in node.inputs if v is not None and self._flow.is_signal(v)]
+            if node.op_type not in ("Mul", "Div") or len(signals) != 1:
+                break
+            value = signals[0]
+        return 1.0
 
     def _of(self, value: ir.Value | None) -> float:
         if value is None:

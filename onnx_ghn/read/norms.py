@@ -123,14 +123,22 @@ def _standardised(flow: DataFlow, use: Use, found: Finding) -> Finding:
         return keep("shift of a weight standardisation, which has none to learn")
     if _is_unlike_parameters(flow, use) and is_filled(use.origin.root, 1.0):
         return keep("fills the scale of a weight standardisation without gain")
-    neutral = 1.0
+    neutral, layer = 1.0, None
     if not any(node.op_type == "Mul" for node in use.origin.path):
-        # The exporter has multiplied the gain with the 1/sqrt(fan-in) of the standardised kernel.
+        # The exporter has multiplied the gain with two constants: the 1/sqrt(fan-in) of the
+        # standardised kernel, and what makes up for the activation before the layer.
         shape = flow.shape(use.node.inputs[0])
         if shape is not None and len(shape) == 3 and shape[2] > 0:
             neutral = float(shape[2]) ** -0.5
+        layers = (node for node in ahead(flow, use.node.outputs[0]) if node.op_type == "Conv")
+        layer = next(layers, None)
     return Finding(
-        Role.NORM_SCALE, True, "gain of a weight standardisation", neutral=neutral, decisive=True
+        Role.NORM_SCALE,
+        True,
+        "gain of a weight standardisation",
+        neutral=neutral,
+        decisive=True,
+        layer=layer,
     )
 
 

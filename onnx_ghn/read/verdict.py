@@ -138,6 +138,9 @@ def _parameter(
     if use is not None and found.role in _ROLES_WITH_GAIN and len(use.node.inputs) > 1:
         gain = moments.gain(use.node.inputs[0 if use.index else 1])
         depth = scales.get(use.node, 1.0)
+    neutral = _neutral(flow, found, use)
+    if found.layer is not None:
+        neutral *= math.sqrt(moments.centred_gain(found.layer.inputs[0]))
     holder, source = _holder(flow, root)
     return Parameter(
         name=original.name or "",
@@ -154,7 +157,7 @@ def _parameter(
         groups=view.groups,
         blocks=view.blocks,
         gain=gain,
-        neutral=_neutral(flow, found, use),
+        neutral=neutral,
         depth_scale=depth,
         tie=original.name or "",
         source=source,

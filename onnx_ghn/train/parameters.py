@@ -203,13 +203,14 @@ class Optimizer:
             shrink: Factor of the gradients.
         """
         chosen = set(parts)
+        # Read first: later, it would wait until a GPU has done the update.
+        count = int(self._state.steps[TRUNK]) + (TRUNK in chosen)
         for part, leaf in enumerate(self._leaves):
             self._adam.param_groups[part]["lr"] = self._rates[part] * rate
             leaf.grad = self.gradients[part] if part in chosen else None
             if leaf.grad is not None and shrink < 1.0:
                 leaf.grad.mul_(shrink)
         self._adam.step()
-        count = int(self._state.steps[TRUNK])
         if count % self._every == 0:
             # An average over few updates would mostly hold the random start.
             decay = min(self._decay**self._every, count / (count + 9 * self._every))

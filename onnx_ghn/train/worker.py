@@ -82,6 +82,7 @@ class Worker:
         self._options = options
         self._schedule = options.schedule()
         self._rank, self._world, self._reduce = rank, world, reduce
+        self._shared = lock is not None
         self._lock: AbstractContextManager[object] = lock if lock is not None else nullcontext()
         self._optimizer = Optimizer(
             state,
@@ -129,7 +130,8 @@ class Worker:
         rate = self._schedule.rate(progress, int(self._state.steps[TRUNK]))
         with self._lock:
             optimizer.update(rate, [part for part, n in norms.items() if n > 0], shrink)
-            self._state.settle()
+            if self._shared:
+                self._state.settle()
         return Update(tuple(results), skipped, norm, rate)
 
     def _train_on(self, task: Task, number: int, side: int) -> StepResult:

@@ -279,3 +279,10 @@ def test_a_compressed_bomb_is_refused_before_it_fills_memory(tmp_path, name):
     assert bomb.stat().st_size * MAX_RATIO < 32 << 20
     with pytest.raises(ArchiveError, match="grows beyond"):
         read_checkpoint(bomb)
+
+
+def test_lz4_is_named_with_the_remedy(tmp_path):
+    file = tmp_path / "file.pt"
+    file.write_bytes(b"\x04\x22\x4d\x18" + bytes(64))
+    with pytest.raises(ArchiveError, match=r"file\.pt: compressed with lz4.*lz4 -d"):
+        read_checkpoint(file)

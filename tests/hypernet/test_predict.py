@@ -2,13 +2,17 @@ import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from onnx_ghn.hypernet import predict as module
 from onnx_ghn.hypernet import tiles
-from onnx_ghn.hypernet.fit import fit_weight
+from onnx_ghn.hypernet.fit import fit_weight, scale
 from onnx_ghn.hypernet.predict import predict, reasons_against
 from onnx_ghn.read.graph import ATTRIBUTES, GhnGraph, Op, Part, Slot
+from onnx_ghn.read.parameter import Role
+from onnx_ghn.read.reading import read_model
+from onnx_ghn.run.session import open_session
 
 
 @pytest.fixture
@@ -160,7 +164,7 @@ def test_a_head_of_other_classes_has_a_reason(reading, untrained, index):
 @pytest.mark.parametrize(
     ("index", "shape", "words"),
     [
-        (0, (6, 3, 3, 3, 3), "5 axes"),
+        (0, (6, 3, 3, 3, 3, 3), "6 axes"),
         (1, (2, 3), "2 axes"),
         (2, (), "without axes"),
         (3, (0, 50), "without axes or elements"),
@@ -192,3 +196,74 @@ def test_no_graph_and_a_large_graph_are_reasons(reading, untrained, monkeypatch)
     assert predict(none, untrained).indices == []
     monkeypatch.setattr(module, "MAX_NODES", 6)
     assert set(reasons_against(reading, untrained.info)) == {"graph too large: 7 nodes, at most 6"}
+
+
+def test_a_scale_that_is_used_as_one_plus_w_is_not_predicted(reading, untrained):
+    """A predicted scale is near 1, and would be near 2 there."""
+    assert reasons_against(reading, untrained.info)[1] is None
+    scale = dataclasses.replace(reading.parameters[1], role=Role.NORM_SCALE, neutral=0.0)
+    parameters = [*reading.parameters[:1], scale, *reading.parameters[2:]]
+    changed = SimpleNamespace(parameters=parameters, graph=reading.graph, graph_reason=None)
+    assert "1 + w" in reasons_against(changed, untrained.info)[1]
+    assert 1 not in predict(changed, untrained).indices
+
+
+def predicted(untrained, text):
+    """What is predicted for the weight w of a graph: the parameter, its tile, as it is stored."""
+    model = ir.from_onnx_text('<ir_version: 8, opset_import: ["" : 17]>' + text)
+    for value in model.graph.inputs[1:]:
+        value.const_value = ir.tensor(np.zeros(tuple(value.shape), np.float32), name=value.name)
+        model.graph.register_initializer(value)
+    del model.graph.inputs[1:]
+    prediction = predict(read_model(model), untrained)
+    (index,) = (i for i in prediction.indices if prediction.reading.parameters[i].name == "w")
+    parameter = prediction.reading.parameters[index]
+    stored = parameter.layout.to_physical(prediction.tensor(index))
+    assert stored.shape == parameter.shape
+    return parameter, prediction.tiles[index], stored
+
+
+@pytest.mark.parametrize(("groups", "stride"), [(1, 1), (1, 2), (2, 1)])
+def test_a_transposed_kernel_computes_what_the_predicted_convolution_does(
+    untrained, groups, stride
+):
+    """ConvTranspose by the stored kernel, against Conv by the tile over the spread input."""
+    half = 40 // groups
+    parameter, tile, stored = predicted(
+        untrained,
+        f"""g (float[1, 40, 5, 5] x, float[40, {half}, 3, 3] w, float[10, 40] f) => (y) {{
+            c = ConvTranspose <group = {groups}, strides = [{stride}, {stride}]> (x, w)
+            p = GlobalAveragePool (c) q = Flatten (p) y = Gemm <transB = 1> (q, f) }}""",
+    )
+    x = np.random.default_rng(0).standard_normal((1, 40, 5, 5)).astype(np.float32)
+    spread = np.zeros((1, 40, 4 * stride + 5, 4 * stride + 5), np.float32)
+    spread[:, :, 2:-2:stride, 2:-2:stride] = x
+    kernel = fit_weight(tile, parameter.logical_shape)
+    body = f"y = ConvTranspose <group = {groups}, strides = [{stride}, {stride}]> (x, w)"
+    shapes = {"x": x.shape, "w": stored.shape}
+    transposed = run(body, shapes, {"x": x, "w": np.ascontiguousarray(stored)})
+    shapes = {"x": spread.shape, "w": kernel.shape}
+    plain = run(f"y = Conv <group = {groups}> (x, w)", shapes, {"x": spread, "w": kernel})
+    np.testing.assert_allclose(transposed, plain * stride, rtol=1e-3, atol=1e-5)
+
+
+def run(body, shapes, feeds):
+    inputs = ", ".join(f"float{list(shape)} {name}" for name, shape in shapes.items())
+    text = f'<ir_version: 8, opset_import: ["" : 17]> g ({inputs}) => (float y) {{ {body} }}'
+    return open_session(ir.from_onnx_text(text)).run(feeds)["y"]
+
+
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 3, 3), (3, 1, 1)])
+def test_a_kernel_in_three_dimensions_repeats_its_last_two(untrained, kernel):
+    parameter, tile, stored = predicted(
+        untrained,
+        f"""g (float[1, 3, 4, 8, 8] x, float[40, 3, {kernel[0]}, {kernel[1]}, {kernel[2]}] w,
+               float[10, 40] f) => (y) {{
+            c = Conv (x, w) p = GlobalAveragePool (c) q = Flatten (p)
+            y = Gemm <transB = 1> (q, f) }}""",
+    )
+    assert tile.shape == (min(40, tile.shape[0]), 3, *kernel[1:])
+    for o, i, step in ((0, 0, 0), (39, 2, kernel[0] - 1)):
+        expected = tile[o % len(tile), i] * scale(parameter.logical_shape)
+        np.testing.assert_allclose(stored[o, i, step], expected, rtol=1e-6)
+    assert scale((40, 3, 1, 3, 3)) == scale((40, 3, 3, 3))

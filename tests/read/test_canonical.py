@@ -314,3 +314,29 @@ def test_a_pool_over_all_places_is_global_whatever_its_operator(parse):
     ]
     assert [nodes[-1] for nodes in found[3:]] == ["AVG_POOL", "MAX_POOL"]
     assert all("GLOB_AVG" in nodes for nodes in found[:3])
+
+
+def test_other_dimensions_and_transposed_convolutions_have_their_2d_equivalent(graph_of):
+    parameters, graph = graph_of("""g (float[1,3,4,9,9] x) => (y)
+        <float[8,3,2,5,3] a, float[8,6,3,3,3] t, float[6,6,3] b, int64[3] flat = {1, 6, -1}> {
+        p = Conv<strides=[1,2,2]>(x, a)
+        q = ConvTranspose<strides=[2,2,2]>(p, t)
+        r = Reshape(q, flat)
+        y = Conv(r, b)
+    }""")
+    assert ops(graph) == ["INPUT", "CONV", "CONV", "CONV"]
+    assert graph.shape[1:].tolist() == [[8, 3, 5, 3], [6, 8, 3, 3], [6, 6, 3, 1]]
+    assert column(graph, "stride") == [0, 2, 1, 1]
+    assert {name for name, _ in predicted(parameters, graph, Op.CONV)} == {"a", "t", "b"}
+
+
+@pytest.mark.parametrize(("stacked", "head"), [(False, 1), (True, 0)])
+def test_a_stack_of_matrices_is_no_classifier(graph_of, stacked, head):
+    """As in a network of capsules, where each part of the signal has a matrix of its own."""
+    shape = "12, 16, 4" if stacked else "16, 4"
+    _, graph = graph_of(f"""g (float[2,12,8] x) => (y) <float[8,16] v, float[{shape}] w> {{
+        axis = Constant<value_ints=[2]>()
+        h = MatMul(x, v)  r = Relu(h)  t = Unsqueeze(r, axis)
+        y = MatMul({"t" if stacked else "r"}, w)
+    }}""")
+    assert column(graph, "is_head")[-1] == head

@@ -60,3 +60,16 @@ def test_unknown_domains_are_kept(verdicts):
     )["w"]
     assert not found.learnable
     assert "my.own" in found.reason
+
+
+@pytest.mark.parametrize(("other", "learnable"), [("x", True), ("shift", False)])
+def test_the_last_layer_scale_is_told_from_post_processing(verdicts, other, learnable):
+    """The sum with the residual ends the model, and so does the shift of a de-normalisation."""
+    found = verdicts(
+        f"""g (float[2, 8] in) => (y) <float[8, 8] w, float[8, 8] w2, float[8] p, float[8] shift>
+        {{ x = MatMul (in, w) r = Relu (x) h = MatMul (r, w2) s = Mul (h, p)
+           y = Add (s, {other}) }}"""
+    )["p"]
+    assert found.learnable is learnable
+    if learnable:
+        assert found.role == "layer_scale"

@@ -112,6 +112,26 @@ def standardised(turned):
            z = Conv (x, w) }}"""
 
 
+@pytest.mark.parametrize(
+    ("activation", "variance"),
+    [
+        ("h = Identity (x)", 1.0),
+        ("h = Relu (x)", (1 - 1 / np.pi) / 2),
+        # the network makes up for its ReLU by itself
+        ("r = Relu (x) h = Mul (r, root)", 1 - 1 / np.pi),
+        ("s = Sigmoid (x) h = Mul (x, s)", 0.313),
+    ],
+)
+def test_the_gain_of_a_standardised_kernel_makes_up_for_the_activation(
+    verdicts, activation, variance
+):
+    """Such a kernel's elements sum to 0: of its input only the variance counts."""
+    text = standardised(turned=True).replace("Conv (x, w)", "Conv (h, w)")
+    text = text.replace("float[4] zeros,", "float[4] zeros, float root = {1.4142135},")
+    found = verdicts(text.replace("{ m =", f"{{ {activation}  m ="))
+    assert found["gain"].neutral == pytest.approx((27 * variance) ** -0.5, rel=1e-3)
+
+
 @pytest.mark.parametrize("turned", [True, False])
 def test_weight_standardisation(verdicts, turned):
     found = verdicts(standardised(turned))
@@ -153,3 +173,18 @@ def test_ones_of_a_fresh_norm_are_learnable(verdicts, parse):
     model.graph.initializers["b"].const_value = ir.tensor(np.zeros(8, np.float32))
     found = verdicts(model)
     assert found["s"].learnable and found["b"].learnable
+
+
+@pytest.mark.parametrize("value", [1.0, 0.5])
+def test_a_filled_scale_is_told_by_the_affine_map_after_it(verdicts, parse, value):
+    """Not by its ones, which a skeleton lacks and which a fresh norm has, too."""
+    text = """g (float[2, 8] x) => (y) <float[8] s, float[8] scale, float[8] shift>
+        {{ n = LayerNormalization (x, s) {rest} }}"""
+    own, after = "y = Relu (n)", "m = Mul (n, scale) y = Add (m, shift)"
+    for rest, learnable in ((own, True), (after, False)):
+        model = parse(text.format(rest=rest))
+        model.graph.initializers["s"].const_value = ir.tensor(np.full(8, value, np.float32))
+        found = verdicts(model)
+        assert found["s"].learnable is learnable
+        if rest is after:
+            assert (found["scale"].role, found["shift"].role) == ("norm_scale", "norm_shift")

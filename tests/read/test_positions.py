@@ -138,3 +138,14 @@ def test_mask_token(verdicts):
         "g (float[2, 9, 8] x, bool[2, 9, 1] m) => (y) <float[1, 1, 8] t> { y = Where (m, x, t) }"
     )
     assert (found["t"].role, found["t"].learnable) == ("token", True)
+
+
+def test_a_table_after_a_batch_norm_is_no_shift_of_it(verdicts):
+    found = verdicts(
+        """g (float[1, 3, 16, 16] x) => (y)
+        <float[8, 3, 4, 4] w, float[8] s, float[8] b, float[8] m, float[8] v,
+         float[1, 8, 4, 4] table>
+        { c = Conv <strides = [4, 4]> (x, w) n = BatchNormalization (c, s, b, m, v)
+          y = Add (n, table) }"""
+    )["table"]
+    assert (found.role, found.learnable, found.logical_shape) == ("position", True, (16, 8))
