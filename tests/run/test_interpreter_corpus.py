@@ -79,7 +79,9 @@ def test_equal_to_onnx_runtime(materialize, name):
     )
     inputs = feeds(session)
     expected = session.run(None, inputs)
-    interpreter = Interpreter(ir.from_proto(model))
+    # Channels last, as in training: on some CPUs oneDNN's other convolutions are off by 3e-4 of the
+    # largest element of a deep network, against double precision; these by 2e-5.
+    interpreter = Interpreter(ir.from_proto(model), channels_last=True)
     with torch.no_grad():
         got = interpreter({key: torch.from_numpy(array) for key, array in inputs.items()})
     half = any(t.data_type == onnx.TensorProto.FLOAT16 for t in model.graph.initializer)
