@@ -309,7 +309,7 @@ def evaluate(
     loaded = load(model, max_bytes)
     complete = copy_model(loaded)
     report = initialize_model(complete, fill)
-    archive = archive_normalisation(fill) if report.count(Status.PREDICTED) else None
+    archive = archive_normalisation(fill, report)
     batches = _batches(complete, data, options, fill.seed, archive, progress)
     warnings = warnings_of_missing(report)
     tested = complete
@@ -393,7 +393,7 @@ def _calibrate_fresh(
     from onnx_ghn.batches import archive_normalisation
     from onnx_ghn.calibration import calibrate_fresh
 
-    archive = archive_normalisation(options) if report.count(Status.PREDICTED) else None
+    archive = archive_normalisation(options, report)
     batches = _batches(model, data, run, options.seed, archive)
     calibrate_fresh(model, batches, run, report)
 

@@ -15,6 +15,7 @@ from onnx_ghn.errors import MissingDependencyError, OptionError
 from onnx_ghn.input_form import InputForm, input_form
 from onnx_ghn.options import InitializeOptions, RunOptions
 from onnx_ghn.random_stream import RandomStream
+from onnx_ghn.report import Report, Status
 
 if TYPE_CHECKING:
     from onnx_ghn.hypernet.config import ArchiveConfig
@@ -58,12 +59,11 @@ class Normalisation:
         return all(len(numbers) in (0, 1, channels) for numbers in (self.mean, self.std))
 
 
-def archive_normalisation(options: InitializeOptions) -> Normalisation | None:
-    """How images were normalised for the archive, where one may predict."""
+def archive_normalisation(options: InitializeOptions, report: Report) -> Normalisation | None:
+    """How images were normalised for the archive, where it predicted anything."""
     from onnx_ghn.hypernet.archive import read_info
-    from onnx_ghn.plan import needs_archive
 
-    if not needs_archive(options):
+    if not report.count(Status.PREDICTED):
         return None
     return Normalisation.of(read_info(options.hypernet).config)
 

@@ -23,6 +23,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from json_lines import append, finished
 from torch import nn
 
 from onnx_ghn.hypernet import kinds
@@ -48,15 +49,13 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--processes", type=int, default=1, help="variants side by side")
     arguments = parser.parse_args()
-    lines = arguments.out.read_text().splitlines() if arguments.out.exists() else []
-    done = {row["variant"]: row for row in map(json.loads, lines)}
+    done = {row["variant"]: row for row in finished(arguments.out)}
     missing = [name for name in arguments.variants if name not in done]
     measure = partial(measured, data=arguments.data, steps=arguments.steps)
     with multiprocessing.get_context("spawn").Pool(arguments.processes) as pool:
         for row in pool.imap_unordered(measure, missing):
             done[row["variant"]] = row
-            with arguments.out.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            append(arguments.out, row)
     print("| variant | mean | lowest | highest | node cosine | CPU ms a step |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for name in arguments.variants:

@@ -18,8 +18,6 @@ One line of JSON for each network goes to --out; a command that was stopped goes
 from __future__ import annotations
 
 import argparse
-import json
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -28,6 +26,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
+from json_lines import Row, append, finished
 from torch import Tensor
 
 from onnx_ghn.architectures.sample import sample
@@ -41,10 +40,10 @@ from onnx_ghn.random_stream import RandomStream
 from onnx_ghn.train.corpus import Corpus, Task, prepare
 from onnx_ghn.train.images import Images
 from onnx_ghn.train.setup import VALIDATION_SHARE
+from onnx_ghn.train.setup import shuffled as shuffled_data
 
 Weights = dict[str, Tensor]
 Shape = tuple[int, ...]
-Row = dict[str, Any]
 COLUMN_NAMES = ("predicted", "shuffled edges", "mean weights", "classical")
 BATCH = 64
 PLACE = [COLUMNS.index("depth"), COLUMNS.index("rest")]
@@ -64,26 +63,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows = finished(arguments.out)
+    rows = {row["key"]: row for row in finished(arguments.out)}
     entries = held_out(arguments.split, arguments.part)[: arguments.architectures]
     missing = [entry for entry in entries if entry.key not in rows]
     with torch.no_grad():
         for row in tested(missing, arguments):
             rows[row["key"]] = row
-            with arguments.out.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            append(arguments.out, row)
     print(table([rows[entry.key] for entry in entries]))
-
-
-def finished(path: Path) -> dict[str, Row]:
-    """Networks in the file by their graph's key; half a last line is cut off."""
-    if not path.exists():
-        return {}
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        os.truncate(path, len(whole))
-    return {row["key"]: row for row in map(json.loads, whole.splitlines())}
 
 
 def tested(entries: Sequence[Entry], arguments: argparse.Namespace) -> Iterator[Row]:
@@ -120,11 +107,9 @@ def tested(entries: Sequence[Entry], arguments: argparse.Namespace) -> Iterator[
 
 
 def examples(folder: Path, part: str) -> Data:
-    """Images to test on, shuffled: a batch of one class would have odd statistics."""
+    """Images to test on, shuffled."""
     data = load_data(folder)
-    if part == "val":
-        data = data.split(VALIDATION_SHARE)[1]
-    return data.take(np.asarray(RandomStream(0, "validation").permutation(len(data))))
+    return shuffled_data(data.split(VALIDATION_SHARE)[1] if part == "val" else data)
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -15,18 +15,14 @@ For each skeleton: `initialize`, then
 from __future__ import annotations
 
 import argparse
-import csv
 import fnmatch
-import importlib.util
 import json
-import os
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -35,30 +31,15 @@ import onnx
 sys.path.insert(0, str(Path(__file__).parent))
 import graph_diff
 import signal_scale
+from corpus_truth import corpus_folder, materializer, read_table
 
 import onnx_ghn
 from onnx_ghn import model_io
 from onnx_ghn.run.noise import run_on_noise
 from onnx_ghn.run.session import open_session
 
-DEFAULT = Path(__file__).parent.parent.parent / "shared" / "corpus"
 MAX_BYTES = 1 << 30
 """Larger models are planned (inspect) but not filled."""
-
-
-def index(corpus: Path) -> list[dict[str, str]]:
-    """The rows of the corpus index."""
-    with (corpus / "index.tsv").open(newline="") as stream:
-        return list(csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))
-
-
-def materializer(corpus: Path) -> ModuleType:
-    """The corpus's own script that fills a skeleton."""
-    spec = importlib.util.spec_from_file_location("materialize", corpus / "materialize.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def check(
@@ -172,8 +153,7 @@ def _constant_tensors(model: onnx.ModelProto, report: onnx_ghn.Report) -> Iterat
 def main() -> int:
     """Run over the corpus; exit code 1 where a model has a problem."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = Path(os.environ.get("ONNX_GHN_CORPUS", DEFAULT))
-    parser.add_argument("--corpus", type=Path, default=default)
+    parser.add_argument("--corpus", type=Path, default=corpus_folder())
     parser.add_argument("--method", default="ghn")
     parser.add_argument("--only", default="*", metavar="GLOB")
     parser.add_argument("--every", type=int, default=1, metavar="K", help="every K-th model")
@@ -181,7 +161,11 @@ def main() -> int:
     parser.add_argument("--signal", action="store_true", help="measure the logits' scale, too")
     parser.add_argument("--json", type=Path, metavar="OUT")
     arguments = parser.parse_args()
-    rows = [row for row in index(arguments.corpus) if fnmatch.fnmatch(row["file"], arguments.only)]
+    rows = [
+        row
+        for row in read_table(arguments.corpus / "index.tsv")
+        if fnmatch.fnmatch(row["file"], arguments.only)
+    ]
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for row in rows[arguments.offset :: arguments.every]:

@@ -7,12 +7,14 @@ The corpus is `$ONNX_GHN_CORPUS` or ../shared/corpus beside the repository: `mod
 from __future__ import annotations
 
 import csv
+import functools
 import importlib.util
 import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import onnx
@@ -76,6 +78,16 @@ def read_table(path: Path) -> list[dict[str, str]]:
     """The rows of a tab-separated file with a header."""
     with path.open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+
+@functools.cache
+def materializer(folder: Path) -> ModuleType:
+    """The corpus's own script that fills a skeleton."""
+    spec = importlib.util.spec_from_file_location("materialize", folder / "materialize.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def load(path: Path) -> ir.Model:
@@ -167,7 +179,7 @@ def _unequal(folder: Path, path: Path, parameters: Iterable[Parameter]) -> list[
     """Names whose verdict changes once the skeleton has random bytes, or once `init` has set it."""
     proto = onnx.load(path, load_external_data=False)
     try:
-        _materializer(folder).materialize(proto)
+        materializer(folder).materialize(proto)
     except ValueError:
         return []  # over 2 GB: the bytes would need a file of their own
     model = _without_maps(proto)
@@ -184,19 +196,6 @@ def _verdicts(parameters: Iterable[Parameter]) -> dict[str, tuple[Any, ...]]:
 
 def _differing(one: dict[str, tuple[Any, ...]], other: dict[str, tuple[Any, ...]]) -> list[str]:
     return [name for name in one.keys() | other.keys() if one.get(name) != other.get(name)]
-
-
-_MODULES: dict[Path, Any] = {}
-
-
-def _materializer(folder: Path) -> Any:
-    if folder not in _MODULES:
-        spec = importlib.util.spec_from_file_location("materialize", folder / "materialize.py")
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        _MODULES[folder] = module
-    return _MODULES[folder]
 
 
 @dataclass(frozen=True)

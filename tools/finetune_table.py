@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from json_lines import Row, append, finished
 from lsuv import initialize_lsuv
 
 from onnx_ghn.architectures.sample import sample
@@ -44,7 +44,6 @@ from onnx_ghn.passes.initialize import Initialize
 from onnx_ghn.random_stream import RandomStream
 from onnx_ghn.read.reading import read_model
 
-Row = dict[str, Any]
 STARTS = ("predicted", "classical", "kaiming", "orthogonal", "lsuv")
 DATA = ("cifar10", "vehicles", "digits")
 VEHICLES = frozenset({"airplane", "automobile", "ship", "truck"})
@@ -75,7 +74,7 @@ def main() -> None:
         *held_out("in-distribution", "test")[: arguments.generated],
         *arguments.models,
     ]
-    rows = finished(arguments.out)
+    rows = {key_of(row): row for row in finished(arguments.out)}
     with tempfile.TemporaryDirectory() as folder:
         save_data(arguments, Path(folder))
         cells = [(n, d, s) for d in arguments.sets for n in networks for s in arguments.starts]
@@ -116,17 +115,6 @@ def key_of(row: Row) -> str:
     return json.dumps([row[name] for name in (*KEY, "probe")])
 
 
-def finished(path: Path) -> dict[str, Row]:
-    """Runs in the file; half a last line is cut off."""
-    if not path.exists():
-        return {}
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        os.truncate(path, len(whole))
-    return {key_of(row): row for row in map(json.loads, whole.splitlines())}
-
-
 def run_missing(
     jobs: Iterable[Row], rows: dict[str, Row], shared: tuple[argparse.Namespace, Path]
 ) -> None:
@@ -135,8 +123,7 @@ def run_missing(
     arguments, _ = shared
     for row in trained(missing, shared):
         rows[key_of(row)] = row
-        with arguments.out.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append(arguments.out, row)
 
 
 def trained(jobs: Sequence[Row], shared: tuple[argparse.Namespace, Path]) -> Iterator[Row]:
@@ -152,7 +139,7 @@ def trained(jobs: Sequence[Row], shared: tuple[argparse.Namespace, Path]) -> Ite
 
 
 def train_one(call: tuple[Row, argparse.Namespace, Path]) -> Row:
-    """Train one network; a run whose loss is not finite has accuracies of 0 from there on."""
+    """Train one network; a run whose loss is not finite has accuracies of 0."""
     entry, arguments, folder = call
     torch.set_num_threads(1)
     row = {name: value for name, value in entry.items() if name != "_network"}

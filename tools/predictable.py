@@ -18,8 +18,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from corpus_init import index, materializer
-from corpus_truth import corpus_folder
+from corpus_truth import corpus_folder, materializer, read_table
 
 import onnx_ghn
 from onnx_ghn.report import Status
@@ -60,7 +59,7 @@ def main() -> None:
     shares: dict[str, float] = {}
     reasons: dict[str, Counter[str]] = {}
     families: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for row in index(arguments.corpus):
+    for row in read_table(arguments.corpus / "index.tsv"):
         name = row["file"]
         if row["family"] not in VISION or not fnmatch.fnmatch(name, arguments.only):
             continue

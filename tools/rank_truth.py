@@ -14,7 +14,6 @@ small networks wait for their kernels to be started, and better under NVIDIA's M
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import multiprocessing
 import time
@@ -24,6 +23,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 import torch.nn.functional as F
+from json_lines import append, finished
 
 from onnx_ghn.architectures.sample import sample
 from onnx_ghn.architectures.splits import SPLITS, Entry, held_out
@@ -58,7 +58,10 @@ def main() -> None:
         entry for split in arguments.splits for entry in held_out(split, "test")[: arguments.each]
     ]
     runs = [(entry, 0) for entry in entries] + [(entry, 1) for entry in entries[: arguments.twice]]
-    done = finished(arguments.out)
+    done = {
+        (row["space"], row["architecture"], row["seed"], row["steps"])
+        for row in finished(arguments.out)
+    }
     todo = [
         (entry, seed)
         for entry, seed in runs
@@ -69,8 +72,7 @@ def main() -> None:
         arguments.processes, initializer=_start, initargs=(arguments,)
     ) as pool:
         for record in pool.imap_unordered(_train, todo):
-            with arguments.out.open("a") as file:
-                file.write(json.dumps(record) + "\n")
+            append(arguments.out, record)
             print(record, flush=True)
 
 
@@ -86,18 +88,6 @@ def _start(arguments: argparse.Namespace) -> None:
 
 def _train(run: tuple[Entry, int]) -> dict[str, Any]:
     return train_one(*run, **_SHARED)
-
-
-def finished(path: Path) -> set[tuple[str, int, int, int]]:
-    """Runs in the file; half a last line is cut off."""
-    if not path.exists():
-        return set()
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        path.write_bytes(whole)
-    records = [json.loads(line) for line in whole.splitlines()]
-    return {(r["space"], r["architecture"], r["seed"], r["steps"]) for r in records}
 
 
 def train_one(

@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from controls import finished
+from json_lines import Row, append, finished
 
 import onnx_ghn
 from onnx_ghn.architectures.sample import sample
@@ -29,7 +27,6 @@ from onnx_ghn.hypernet.archive import read_info
 from onnx_ghn.model_files import load
 from onnx_ghn.options import InitializeOptions, RunOptions
 
-Row = dict[str, Any]
 STARTS = {"predicted": "ghn", "classical": "classical"}
 COLUMNS = tuple(f"{start}, {kind}" for start in STARTS for kind in ("batch", "running"))
 SIDE = 32
@@ -55,12 +52,11 @@ def main() -> None:
         for entry in held_out(split, "test")[: arguments.each]
     ]
     networks += [(LIBRARY, path.stem, path) for path in arguments.models]
-    rows = finished(arguments.out)
+    rows = {row["key"]: row for row in finished(arguments.out)}
     for group, key, network in networks:
         if key not in rows:
             rows[key] = {"group": group, "key": key} | tested(network, arguments)
-            with arguments.out.open("a") as file:
-                file.write(json.dumps(rows[key]) + "\n")
+            append(arguments.out, rows[key])
     print(table([rows[key] for _, key, _ in networks]))
 
 

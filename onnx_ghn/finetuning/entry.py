@@ -235,7 +235,7 @@ def _data(
     report: Report,
 ) -> tuple[Batches, Batches | None]:
     """Training data, and validation data where there is some."""
-    archive = archive_normalisation(fill) if report.count(Status.PREDICTED) else None
+    archive = archive_normalisation(fill, report)
     all_of_it = dataclasses.replace(run, limit=0)
 
     def batches(data: Source, known: Normalisation | None) -> Batches:

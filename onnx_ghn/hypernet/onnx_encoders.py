@@ -37,6 +37,27 @@ def norm(result: str, x: str, layer: str) -> str:
     )
 
 
+def squashed(rows: str, width: int) -> str:
+    """A scale near 1 and a shift near 0: `rows` [n, 2 * width] to `vectors` [n, 2, width].
+
+    The names of what is computed on the way are there to use: `shift_row`, `fifth`.
+    """
+    return f"""
+  half = Constant <value_float = 0.5> ()
+  double = Constant <value_float = 2.0> ()
+  fifth = Constant <value_float = 0.2> ()
+  scale_row, shift_row = Split <axis = 1, num_outputs = 2> ({rows})
+  scale_half = Mul (scale_row, half)
+  scale_squashed = Sigmoid (scale_half)
+  scales = Mul (scale_squashed, double)
+  shift_fifth = Mul (shift_row, fifth)
+  shifts = Tanh (shift_fifth)
+  side_by_side = Concat <axis = 1> (scales, shifts)
+  two_rows = Constant <value_ints = [-1, 2, {width}]> ()
+  vectors = Reshape (side_by_side, two_rows)
+"""
+
+
 def encode(network: NetworkConfig) -> str:
     """The text of `encode`: node features and distances to states."""
     text = "encode (int64[N, F] features, int64[N, N] distance) => (float[N, H] states) {\n"

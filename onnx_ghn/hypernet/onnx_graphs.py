@@ -17,7 +17,7 @@ import onnx
 import onnx.parser
 
 from onnx_ghn.hypernet.config import KINDS, NetworkConfig
-from onnx_ghn.hypernet.onnx_encoders import CONSTANTS, encode, linear
+from onnx_ghn.hypernet.onnx_encoders import CONSTANTS, encode, linear, squashed
 from onnx_ghn.hypernet.onnx_kinds import kinds_texts
 
 HEADER = '<ir_version: 10, opset_import: ["" : 20]>\n'
@@ -193,21 +193,8 @@ def _vector(network: NetworkConfig) -> str:
     text += linear("inner", "states", "vector_inner")
     text += "  active = Relu (inner)\n"
     text += linear("rows", "active", "vector_outer")
-    text += f"""
-  half = Constant <value_float = 0.5> ()
-  double = Constant <value_float = 2.0> ()
-  fifth = Constant <value_float = 0.2> ()
-  scale_row, shift_row = Split <axis = 1, num_outputs = 2> (rows)
-  scale_half = Mul (scale_row, half)
-  scale_squashed = Sigmoid (scale_half)
-  scales = Mul (scale_squashed, double)
-  shift_fifth = Mul (shift_row, fifth)
-  shifts = Tanh (shift_fifth)
-  side_by_side = Concat <axis = 1> (scales, shifts)
-  two_rows = Constant <value_ints = [-1, 2, {max(network.channels)}]> ()
-  vectors = Reshape (side_by_side, two_rows)
-  shift_active = Relu (shift_row)
-"""
+    text += squashed("rows", max(network.channels))
+    text += "  shift_active = Relu (shift_row)\n"
     text += linear("class_row", "shift_active", "vector_classifier")
     return (
         text

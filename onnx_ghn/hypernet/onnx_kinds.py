@@ -21,7 +21,7 @@ from onnx_ghn.hypernet.kinds import (
     STEM,
     TILES,
 )
-from onnx_ghn.hypernet.onnx_encoders import CONSTANTS, graphormer, linear, norm
+from onnx_ghn.hypernet.onnx_encoders import CONSTANTS, graphormer, linear, norm, squashed
 from onnx_ghn.read.graph import Op
 
 NODES = "float[n, H] states, int64[n, F] features"
@@ -155,22 +155,11 @@ def _vector() -> str:
         + _mixture("mixture", "read", "vector")
         + linear("values", "mixture", "vector_templates")
         + linear("class_row", "read", "class_bias")
-        + f"""
-  half = Constant <value_float = 0.5> ()
-  double = Constant <value_float = 2.0> ()
-  fifth = Constant <value_float = 0.2> ()
-  scale_row, shift_row = Split <axis = 1, num_outputs = 2> (values)
-  scale_half = Mul (scale_row, half)
-  scale_squashed = Sigmoid (scale_half)
-  scales = Mul (scale_squashed, double)
-  shift_fifth = Mul (shift_row, fifth)
-  shifts = Tanh (shift_fifth)
-  side_by_side = Concat <axis = 1> (scales, shifts)
-  two_rows = Constant <value_ints = [-1, 2, {CHANNELS}]> ()
-  vectors = Reshape (side_by_side, two_rows)
+        + squashed("values", CHANNELS)
+        + """
   class_fifth = Mul (class_row, fifth)
   class_bias = Tanh (class_fifth)
-}}"""
+}"""
     )
 
 

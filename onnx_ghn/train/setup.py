@@ -67,9 +67,8 @@ class Setup:
         return load_data(self.data_path).split(VALIDATION_SHARE)[0]
 
     def validation_data(self) -> Data:
-        """Held-out images, shuffled: a batch of one class would have odd statistics."""
-        held = load_data(self.data_path).split(VALIDATION_SHARE)[1]
-        return held.take(np.asarray(RandomStream(0, "validation").permutation(len(held))))
+        """Held-out images, shuffled."""
+        return shuffled(load_data(self.data_path).split(VALIDATION_SHARE)[1])
 
     def __getstate__(self) -> dict[str, Any]:
         """Children build a network of their own: views don't survive being sent."""
@@ -84,6 +83,11 @@ class _Buffers:
 
     def named_buffers(self) -> list[tuple[str, torch.Tensor]]:
         return list(self.buffers.items())
+
+
+def shuffled(data: Data) -> Data:
+    """Labelled data in a fixed random order: a batch of one class would have odd statistics."""
+    return data.take(np.asarray(RandomStream(0, "validation").permutation(len(data))))
 
 
 def new_run(

@@ -4,6 +4,7 @@ import logging
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 
@@ -24,6 +25,15 @@ def run(monkeypatch, capsys):
     level = logging.getLogger("onnx_ir").level
     yield run
     logging.getLogger("onnx_ir").setLevel(level)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A file with images of noise in three classes, to train a hypernetwork on."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "data.npz"
+    np.savez(path, x=rng.integers(0, 256, (120, 16, 16, 3), np.uint8), y=np.arange(120) % 3)
+    return path
 
 
 @pytest.fixture

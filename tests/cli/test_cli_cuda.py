@@ -12,14 +12,6 @@ TRAIN = ["--space", "narrow", "--batch", "16", "--side", "8", "--final-side", "8
 TRAIN += ["--evaluate-architectures", "2", "--evaluate-examples", "64", "--steps", "20"]
 
 
-@pytest.fixture
-def images(tmp_path):
-    rng = np.random.default_rng(0)
-    path = tmp_path / "images.npz"
-    np.savez(path, x=rng.integers(0, 256, (120, 16, 16, 3), np.uint8), y=np.arange(120) % 3)
-    return path
-
-
 @no_cuda
 def test_init_without_the_device_says_so(run, squeezenet, tmp_path):
     out = tmp_path / "out.onnx"
@@ -32,8 +24,8 @@ def test_init_without_the_device_says_so(run, squeezenet, tmp_path):
 
 @no_cuda
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "tpu"])
-def test_train_without_the_device_says_so(run, images, tmp_path, device):
-    result = run("train", "--data", images, "--out", tmp_path / "run", "--device", device, *TRAIN)
+def test_train_without_the_device_says_so(run, data, tmp_path, device):
+    result = run("train", "--data", data, "--out", tmp_path / "run", "--device", device, *TRAIN)
     assert result.returncode == 2
     assert f"device {device!r}" in result.stderr
 
@@ -62,9 +54,9 @@ def test_cuda_predicts_the_same(run, squeezenet, tmp_path):
 @pytest.mark.cuda
 @needs_cuda
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_hypernetwork_is_trained_on_cuda(run, images, tmp_path, processes):
+def test_a_hypernetwork_is_trained_on_cuda(run, data, tmp_path, processes):
     out = tmp_path / "run"
     more = ["--device", "cuda", "--processes", processes]
-    result = run("train", "--data", images, "--out", out, *more, *TRAIN)
+    result = run("train", "--data", data, "--out", out, *more, *TRAIN)
     assert result.returncode == 0, result.stderr
     assert (out / "hypernet.pt").exists()

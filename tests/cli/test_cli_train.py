@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 
 from onnx_ghn.hypernet.archive import read_info
@@ -13,14 +12,6 @@ from onnx_ghn.train.checkpoint import load_checkpoint
 
 SMALL = ["--space", "narrow", "--batch", "16", "--side", "8", "--final-side", "8"]
 SMALL += ["--evaluate-architectures", "2", "--evaluate-examples", "64"]
-
-
-@pytest.fixture
-def data(tmp_path):
-    rng = np.random.default_rng(0)
-    path = tmp_path / "data.npz"
-    np.savez(path, x=rng.integers(0, 256, (120, 16, 16, 3), np.uint8), y=np.arange(120) % 3)
-    return path
 
 
 def command(data, out, *more):

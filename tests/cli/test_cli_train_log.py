@@ -3,7 +3,6 @@
 import json
 import math
 
-import numpy as np
 import pytest
 
 from onnx_ghn.train import monitor
@@ -12,12 +11,10 @@ SMALL = ["--space", "narrow", "--batch", "16", "--side", "8", "--final-side", "8
 SMALL += ["--evaluate-architectures", "2", "--evaluate-examples", "64"]
 
 
-def test_tensorboard_reads_what_the_log_holds(run, tmp_path, monkeypatch):
+def test_tensorboard_reads_what_the_log_holds(run, data, tmp_path, monkeypatch):
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     monkeypatch.setattr(monitor, "LOG_SECONDS", 0.0)
-    data, out = tmp_path / "data.npz", tmp_path / "run"
-    images = np.random.default_rng(0).integers(0, 256, (120, 16, 16, 3), np.uint8)
-    np.savez(data, x=images, y=np.arange(120) % 3)
+    out = tmp_path / "run"
     command = ["train", "--data", data, "--out", out, "--processes", "1", "--steps", "3"]
     done = run(*command, *SMALL, "--tensorboard", "-q")
     assert done.returncode == 0, done.stderr
