@@ -3,23 +3,25 @@
 - predicted: as the archive predicts.
 - shuffled edges: the nodes keep what they are, and take each other's places in the graph.
 - mean weights: each parameter is the mean prediction for its shape over other networks of the
-  space; what no other network has is predicted.
+  space; where none of them has the shape, over the network's own parameters of that shape.
 - classical: what `init --method classical` gives.
 
-Batch statistics, no training of the networks. The val list is tested on the last tenth of the
-training images, which no hypernetwork was trained on; the test list on all of a test set's.
-One line of JSON for each network goes to --out; a command that was stopped goes on where it was.
+Batch statistics, no training of the networks: those of a split, or ONNX files. The val list is
+tested on the last tenth of the training images, which no hypernetwork was trained on; the test
+list on all of a test set's. One line of JSON for each network goes to --out; a command that was
+stopped goes on where it was.
 
     export OMP_NUM_THREADS=1
     python tools/controls.py run/hypernet.pt --data train/ --split narrow --out narrow.jsonl
     python tools/controls.py run/hypernet.pt --data test/ --part test --side 32 --out test.jsonl
+    python tools/controls.py run/hypernet.pt --data train/ --models *.onnx --side 32 --out zoo.jsonl
 """
 
 from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +36,12 @@ from onnx_ghn.architectures.splits import SPLITS, Entry, held_out, held_out_keys
 from onnx_ghn.data import Data, load_data
 from onnx_ghn.hypernet.archive import load_network
 from onnx_ghn.hypernet.kinds import COLUMNS, KindsHypernetwork
+from onnx_ghn.model_files import load
 from onnx_ghn.options import InitializeOptions
 from onnx_ghn.passes.initialize import Initialize
 from onnx_ghn.random_stream import RandomStream
+from onnx_ghn.read.parameter import Role
+from onnx_ghn.read.reading import read_model
 from onnx_ghn.train.corpus import Corpus, Task, prepare
 from onnx_ghn.train.images import Images
 from onnx_ghn.train.setup import VALIDATION_SHARE
@@ -44,9 +49,13 @@ from onnx_ghn.train.setup import shuffled as shuffled_data
 
 Weights = dict[str, Tensor]
 Shape = tuple[int, ...]
+Kinds = Mapping[str, str]
 COLUMN_NAMES = ("predicted", "shuffled edges", "mean weights", "classical")
 BATCH = 64
 PLACE = [COLUMNS.index("depth"), COLUMNS.index("rest")]
+LIBRARY = "library"
+KINDS = {Role.NORM_SCALE: "scale", Role.NORM_SHIFT: "shift"}
+"""How sampled networks name tensors of a role, where that is not the role's name."""
 
 
 def main() -> None:
@@ -55,6 +64,7 @@ def main() -> None:
     parser.add_argument("archive", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--split", choices=SPLITS, default="in-distribution")
+    parser.add_argument("--models", type=Path, nargs="+", help="ONNX files in place of the split")
     parser.add_argument("--part", choices=("val", "test"), default="val")
     parser.add_argument("--architectures", type=int, default=100)
     parser.add_argument("--others", type=int, default=300, help="Networks behind the means.")
@@ -64,18 +74,23 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = {row["key"]: row for row in finished(arguments.out)}
-    entries = held_out(arguments.split, arguments.part)[: arguments.architectures]
-    missing = [entry for entry in entries if entry.key not in rows]
+    networks: dict[str, Entry | Path] = (
+        {path.stem: path for path in arguments.models}
+        if arguments.models
+        else {e.key: e for e in held_out(arguments.split, arguments.part)}
+    )
+    chosen = dict(list(networks.items())[: arguments.architectures])
+    missing = {key: network for key, network in chosen.items() if key not in rows}
     with torch.no_grad():
         for row in tested(missing, arguments):
             rows[row["key"]] = row
             append(arguments.out, row)
-    print(table([rows[entry.key] for entry in entries]))
+    print(table([rows[key] for key in chosen]))
 
 
-def tested(entries: Sequence[Entry], arguments: argparse.Namespace) -> Iterator[Row]:
+def tested(networks: Mapping[str, Entry | Path], arguments: argparse.Namespace) -> Iterator[Row]:
     """Accuracies of each network with the weights of each column."""
-    if not entries:
+    if not networks:
         return
     network, config = load_network(arguments.archive)
     assert isinstance(network, KindsHypernetwork)
@@ -89,19 +104,25 @@ def tested(entries: Sequence[Entry], arguments: argparse.Namespace) -> Iterator[
     space = SPLITS[arguments.split]
     others = (corpus.task(space, 8 * k, arguments.side) for k in range(arguments.others))
     means = mean_weights(network, others)
-    for entry in entries:
-        model = sample(entry.space, entry.seed, image_side=arguments.side, classes=classes)
-        task = prepare(model, config.network, entry.key)
+    for key, entry in networks.items():
+        if isinstance(entry, Path):
+            model, seed, split = load(entry, None), 0, LIBRARY
+            kinds = {p.name: KINDS.get(p.role, str(p.role)) for p in read_model(model).parameters}
+        else:
+            model = sample(entry.space, entry.seed, image_side=arguments.side, classes=classes)
+            seed, split = entry.seed, arguments.split
+            kinds = {name: _sampled_kind(name) for name in model.graph.initializers}
+        task = prepare(model, config.network, key)
         weights = predicted(network, task)
-        stream = RandomStream(entry.seed, "shuffled edges")
+        stream = RandomStream(seed, "shuffled edges")
         columns = {
             "predicted": weights,
             "shuffled edges": shuffled(network, task, stream),
-            "mean weights": {n: means.get(_key(n, w), w) for n, w in weights.items()},
+            "mean weights": averaged(weights, kinds, means),
             "classical": classical(model, weights),
         }
-        row: Row = {"split": arguments.split, "part": arguments.part, "side": arguments.side}
-        row |= {"seed": entry.seed, "key": entry.key, "family": task.family, "norm": task.norm}
+        row: Row = {"split": split, "part": arguments.part, "side": arguments.side}
+        row |= {"seed": seed, "key": key, "family": task.family or key, "norm": task.norm}
         row |= {"examples": BATCH * len(batches)}
         yield row | {name: accuracy(task, w, batches) for name, w in columns.items()}
 
@@ -173,15 +194,24 @@ def mean_weights(
     counts: dict[tuple[str, Shape], int] = defaultdict(int)
     for task in tasks:
         for name, weight in predicted(network, task).items():
-            key = _key(name, weight)
+            key = _sampled_kind(name), tuple(weight.shape)
             sums[key] = sums[key] + weight if key in sums else weight.clone()
             counts[key] += 1
     return {key: total / counts[key] for key, total in sums.items()}
 
 
-def _key(name: str, weight: Tensor) -> tuple[str, Shape]:
+def averaged(weights: Weights, kinds: Kinds, means: Mapping[tuple[str, Shape], Tensor]) -> Weights:
+    """The mean weights in place of a network's own."""
+    own: dict[tuple[str, Shape], list[Tensor]] = defaultdict(list)
+    for name, weight in weights.items():
+        own[kinds[name], tuple(weight.shape)].append(weight)
+    every = {key: torch.stack(mine).mean(0) for key, mine in own.items()} | dict(means)
+    return {name: every[kinds[name], tuple(weight.shape)] for name, weight in weights.items()}
+
+
+def _sampled_kind(name: str) -> str:
     """Sampled networks name a tensor by its kind and number: `conv_12`."""
-    return name.rsplit("_", 1)[0], tuple(weight.shape)
+    return name.rsplit("_", 1)[0]
 
 
 def accuracy(task: Task, weights: Weights, batches: list[tuple[Tensor, Tensor]]) -> float:

@@ -6,9 +6,10 @@ r"""Fine-tunes networks from several starts: what a predicted start is worth aft
 Networks are the first of the generator's in-distribution test list and ONNX files with ten
 outputs. Data sets: CIFAR-10's folders as given; "vehicles", the same images with two labels,
 animal and vehicle; and scikit-learn's digits at 32 x 32. For each network, data set and start the
-learning rate is the best of `--rates` after `--rate-steps` steps of seed 0, by images held out of
+learning rate is the best of three after `--rate-steps` steps of seed 0, by images held out of
 the training images; then each seed is trained anew and tested on the test images after `--at`
-steps. SGD with momentum and a cosine schedule, batches of 64.
+steps. Cosine schedule, batches of 64; SGD with momentum, or AdamW for networks that normalise by
+layer (transformers, ConvNeXt), which SGD hardly trains in so few steps.
 
 Each run is one line of JSON; a command that was stopped goes on where it was. `--processes N`
 trains N side by side, on one GPU too. `harm_table.py` makes the do-no-harm table of these lines.
@@ -17,6 +18,7 @@ trains N side by side, on one GPU too. `harm_table.py` makes the do-no-harm tabl
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import multiprocessing
 import tempfile
@@ -26,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import torch
 from json_lines import Row, append, finished
 from lsuv import initialize_lsuv
@@ -37,7 +40,7 @@ from onnx_ghn.errors import OnnxGhnError
 from onnx_ghn.finetuning.entry import finetune
 from onnx_ghn.finetuning.options import FinetuneOptions
 from onnx_ghn.hypernet.archive import read_info
-from onnx_ghn.measures import measure
+from onnx_ghn.measures import Measures, measure
 from onnx_ghn.model_files import load
 from onnx_ghn.options import InitializeOptions, RunOptions
 from onnx_ghn.passes.initialize import Initialize
@@ -49,6 +52,8 @@ DATA = ("cifar10", "vehicles", "digits")
 VEHICLES = frozenset({"airplane", "automobile", "ship", "truck"})
 SIDE, BATCH = 32, 64
 KEY = ("network", "data", "start", "rate", "seed", "steps")
+RATES = {"sgd": (0.005, 0.02, 0.08), "adamw": (0.0003, 0.001, 0.003)}
+"""Learning rates of which the best is taken."""
 
 
 def main() -> None:
@@ -62,7 +67,6 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=DATA, default=["cifar10", "digits"])
     parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS))
     parser.add_argument("--noise", type=float, default=1e-5, help="as in init, for predicted")
-    parser.add_argument("--rates", type=float, nargs="+", default=[0.005, 0.02, 0.08])
     parser.add_argument("--rate-steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--at", type=int, nargs="+", default=[50, 200, 1000, 2000])
@@ -82,7 +86,7 @@ def main() -> None:
         probes = [
             job(*cell, rate, 0, [arguments.rate_steps], probe=True)
             for cell in cells
-            for rate in arguments.rates
+            for rate in rates(cell[0])
         ]
         run_missing(probes, rows, shared)
         runs = [
@@ -144,11 +148,8 @@ def train_one(call: tuple[Row, argparse.Namespace, Path]) -> Row:
     torch.set_num_threads(1)
     row = {name: value for name, value in entry.items() if name != "_network"}
     network, seed = entry["_network"], entry["seed"]
-    is_file = isinstance(network, Path)
-    model = load(network, None) if is_file else sample(network.space, network.seed)
-    found = measure(read_model(model))
-    assert found is not None, row["network"]
-    row |= {"generated": not is_file, "measures": found.to_json()}
+    model = build(network)
+    row |= {"generated": isinstance(network, Entry), "measures": measured_sizes(network).to_json()}
     train, test = (folder / f"{entry['data']}.{part}.npz" for part in ("train", "test"))
     config = read_info(arguments.archive).config
     if entry["start"] == "lsuv":
@@ -159,6 +160,7 @@ def train_one(call: tuple[Row, argparse.Namespace, Path]) -> Row:
         Initialize(start_options(entry["start"], seed, arguments))(model)
     options = FinetuneOptions(
         steps=entry["steps"],
+        optimizer=optimizer(network),
         learning_rate=entry["rate"],
         validate_at=tuple(entry["at"]),
         threads=1,
@@ -184,6 +186,31 @@ def train_one(call: tuple[Row, argparse.Namespace, Path]) -> Row:
     return row | {"accuracy": {str(step): measured.get(step, 0.0) for step in entry["at"]}}
 
 
+def build(network: Entry | Path) -> ir.Model:
+    """The network without values."""
+    if isinstance(network, Path):
+        return load(network, None)
+    return sample(network.space, network.seed)
+
+
+@functools.cache
+def measured_sizes(network: Entry | Path) -> Measures:
+    """Node types and sizes."""
+    found = measure(read_model(build(network)))
+    assert found is not None, network
+    return found
+
+
+def optimizer(network: Entry | Path) -> str:
+    """What usually trains such networks."""
+    return "adamw" if "ln" in measured_sizes(network).types else "sgd"
+
+
+def rates(network: Entry | Path) -> Sequence[float]:
+    """The learning rates to choose from."""
+    return RATES[optimizer(network)]
+
+
 def start_options(start: str, seed: int, arguments: argparse.Namespace) -> InitializeOptions:
     """How a start is made."""
     if start != "predicted":
@@ -203,7 +230,7 @@ def best_rate(
         probe = rows[key_of(job(*cell, rate, 0, [steps], probe=True))]
         return float(probe["accuracy"][str(steps)])
 
-    return float(max(arguments.rates, key=accuracy))
+    return float(max(rates(cell[0]), key=accuracy))
 
 
 def save_data(arguments: argparse.Namespace, folder: Path) -> None:

@@ -135,6 +135,30 @@ def branches(b: Builder, x: Map, out: int, style: Style, stride: int) -> Map:
     return b.pool(y, "max") if stride > 1 else y
 
 
+def shuffled(b: Builder, x: Map, out: int, style: Style, stride: int) -> Map:
+    """Half of the channels through 1 x 1, depthwise, 1 x 1; then all shuffled (ShuffleNetV2)."""
+    half = _eights(out / 2)
+    if stride == 1 and x.channels == out:
+        kept, y = b.channels(x, 0, out - half), b.channels(x, out - half, out)
+    else:
+        y = x
+        kept = b.norm(b.conv(x, x.channels, style.kernel, stride=stride, groups=x.channels))
+        kept = unit(b, kept, out - half, 1)
+    y = unit(b, y, half, 1)
+    y = b.norm(b.conv(y, half, style.kernel, stride=stride, groups=half))
+    y = unit(b, y, half, 1)
+    return _squeezed(b, b.shuffle(b.concat([kept, y]), 2), style)
+
+
+def fire(b: Builder, x: Map, out: int, style: Style, stride: int) -> Map:
+    """1 x 1 down to few channels, then 1 x 1 and k x k side by side (SqueezeNet)."""
+    narrow = unit(b, x, max(8, _eights(out / 8)), 1)
+    half = _eights(out / 2)
+    parts = [unit(b, narrow, half, 1), unit(b, narrow, out - half, style.kernel)]
+    y = _squeezed(b, b.concat(parts), style)
+    return b.pool(y, "max") if stride > 1 else y
+
+
 BLOCKS: dict[str, Block] = {
     "plain": plain,
     "residual": residual,
@@ -146,6 +170,8 @@ BLOCKS: dict[str, Block] = {
     "dense": dense,
     "branches": branches,
     "convnext": convnext,
+    "shuffled": shuffled,
+    "fire": fire,
 }
 
 LAYERS = {
@@ -159,6 +185,8 @@ LAYERS = {
     "dense": 4,
     "branches": 4,
     "convnext": 3,
+    "shuffled": 3,
+    "fire": 3,
 }
 """Convolutions in one block, without shortcut and squeeze-excitation."""
 

@@ -24,6 +24,7 @@ BATCH = "N"
 """Name of the dynamic batch axis."""
 
 _FLOAT = ir.TensorType(ir.DataType.FLOAT)
+_INT = ir.TensorType(ir.DataType.INT64)
 _ACTIVATIONS = {
     "relu": "Relu",
     "gelu": "Gelu",
@@ -72,6 +73,7 @@ class _Node:
     output: int
     shape: tuple[int, ...]
     attributes: Sequence[ir.Attr]
+    is_size: bool
 
 
 class Builder:
@@ -119,7 +121,11 @@ class Builder:
         for position, node in enumerate(self._nodes):
             title = f"{node.op}_{position}"
             output = "logits" if node.output == logits.value else f"value_{position}"
-            values[node.output] = _float(output, (BATCH, *node.shape))
+            values[node.output] = (
+                ir.Value(name=output, shape=ir.Shape(node.shape), type=_INT)
+                if node.is_size
+                else _float(output, (BATCH, *node.shape))
+            )
             nodes.append(
                 ir.Node(
                     "",
@@ -146,10 +152,15 @@ class Builder:
         inputs: Sequence[int],
         shape: tuple[int, ...],
         attributes: Sequence[ir.Attr] = (),
+        *,
+        is_size: bool = False,
     ) -> Map:
-        """Append a node with one output, of `shape` after the batch axis."""
+        """Append a node with one output, of `shape` after the batch axis.
+
+        Where `is_size`, the output is a tensor's size: integers, without a batch axis.
+        """
         output = self._number()
-        self._nodes.append(_Node(op, tuple(inputs), output, shape, attributes))
+        self._nodes.append(_Node(op, tuple(inputs), output, shape, attributes, is_size))
         return Map(output, shape)
 
     def weight(self, kind: str, shape: tuple[int, ...]) -> int:
@@ -241,6 +252,16 @@ class Builder:
         """Add a learnable position table to a sequence."""
         return self.node("Add", [x.value, self.weight("position", (1, *x.shape))], x.shape)
 
+    def class_token(self, x: Map) -> Map:
+        """Put a learnable token in front of a sequence."""
+        tokens, width = x.shape
+        batch = self.node("Shape", [x.value], (1,), _BATCH_AXIS, is_size=True)
+        rest = self.constant(np.array([1, width]))
+        size = self.node("Concat", [batch.value, rest], (3,), _FIRST_AXIS, is_size=True)
+        token = self.weight("token", (1, 1, width))
+        token = self.node("Expand", [token, size.value], (1, width)).value
+        return self.node("Concat", [token, x.value], (1 + tokens, width), _CHANNEL_AXIS)
+
     # Layers without weights
 
     def activation(self, x: Map, kind: str | None = None) -> Map:
@@ -266,6 +287,18 @@ class Builder:
         """Concatenation of images along the channels."""
         shape = (sum(part.channels for part in parts), *parts[0].shape[1:])
         return self.node("Concat", [part.value for part in parts], shape, _CHANNEL_AXIS)
+
+    def channels(self, x: Map, start: int, end: int) -> Map:
+        """Channels `start` up to `end` of an image."""
+        bounds = [self.constant(np.array([number])) for number in (start, end, 1)]
+        return self.node("Slice", [x.value, *bounds], (end - start, *x.shape[1:]))
+
+    def shuffle(self, x: Map, groups: int) -> Map:
+        """Deal the channels of an image out in turn: each group gets some of every other."""
+        each, side = x.channels // groups, x.side
+        y = self.reshape(x, (0, groups, each, side, side), (groups, each, side, side))
+        y = self.transpose(y, (0, 2, 1, 3, 4), (each, groups, side, side))
+        return self.reshape(y, (0, x.channels, side, side), x.shape)
 
     def pool(self, x: Map, kind: str, kernel: int = 2, stride: int = 2) -> Map:
         """Max or average pooling ("max", "avg"); an odd kernel is padded to the same side."""
@@ -300,6 +333,8 @@ _GEMM = (ir.AttrInt64("transB", 1),)
 _EPSILON = (ir.AttrFloat32("epsilon", 1e-5),)
 _LAST_AXIS = (ir.AttrInt64("axis", -1), ir.AttrFloat32("epsilon", 1e-5))
 _CHANNEL_AXIS = (ir.AttrInt64("axis", 1),)
+_FIRST_AXIS = (ir.AttrInt64("axis", 0),)
+_BATCH_AXIS = (ir.AttrInt64("start", 0), ir.AttrInt64("end", 1))
 _DROP_AXES = (ir.AttrInt64("keepdims", 0),)
 _GROUP_WIDTH = 8
 

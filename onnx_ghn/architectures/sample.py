@@ -83,6 +83,10 @@ class _Draw:
     def chance(self, share: float) -> bool:
         return self._uniform() < share
 
+    def rarely(self, share: float) -> bool:
+        """`chance` that draws nothing where the share is 0: spaces without it stay as they were."""
+        return share > 0 and self.chance(share)
+
     def among(self, choices: Sequence[Key]) -> Key:
         return choices[int(self._uniform() * len(choices))]
 
@@ -119,8 +123,10 @@ class _Plan:
     stem_width: int
     stages: tuple[_Stage, ...]
     hidden: int
-    heads: int
-    patch: int
+    heads: int = 0
+    patch: int = 0
+    class_token: bool = False
+    pixel_head: bool = False
 
 
 def _plan(space: Space, draw: _Draw, family: str) -> _Plan:
@@ -147,14 +153,27 @@ def _plan(space: Space, draw: _Draw, family: str) -> _Plan:
         ratio = Style(expansion=draw.among(transformer.MLP_RATIOS))
         stem = draw.weighted({"patch": 3, "conv": 1})
         patch = draw.among((2, 4))
-        return _Plan(family, norm, activation, ratio, stem, low, (stage,), hidden, heads, patch)
+        token = draw.rarely(space.class_token)
+        return _Plan(
+            family, norm, activation, ratio, stem, low, (stage,), hidden, heads, patch, token
+        )
     families = [family]
     if draw.chance(space.mixed):
         families.append(draw.weighted({k: v for k, v in space.families.items() if k != VIT}))
-    stem = draw.weighted({"conv": 3, "stride": 4, "stride_pool": 1, "wide": 2})
+    stem = draw.weighted(space.stems)
     stem_width = _eights(draw.log_uniform(low, max(low, high / 3)))
     stages = _stages(space, draw, families, layers, stem_width, stem)
-    return _Plan(family, norm, activation, style, stem, stem_width, stages, hidden, 0, 0)
+    return _Plan(
+        family,
+        norm,
+        activation,
+        style,
+        stem,
+        stem_width,
+        stages,
+        hidden,
+        pixel_head=draw.rarely(space.pixel_head),
+    )
 
 
 def _stages(
@@ -175,8 +194,8 @@ def _stages(
         left -= mine
         if index or draw.chance(0.5):
             width = min(space.widths[1], width * draw.among((1, 1.5, 2, 2)))
-        # A stem that strides has taken the first halving.
-        halve = index > 0 and not (stem == "stride_pool" and index == 1)
+        # A stem that strides twice has taken the first halving.
+        halve = index > 0 and not (stem in ("stride_pool", "patch") and index == 1)
         family = families[index * len(families) // count]
         stages.append(_Stage((family,) * mine, max(space.widths[0], _eights(width)), halve))
     return tuple(stages)
@@ -185,7 +204,9 @@ def _stages(
 def _network(b: Builder, plan: _Plan, side: int, classes: int) -> Map:
     x = b.input((3, side, side))
     x = _transformer(b, plan, x) if plan.family == VIT else _convolutional(b, plan, x)
-    x = b.global_pool(x)
+    if plan.pixel_head:
+        return b.global_pool(b.conv(x, classes, 1, bias=True))
+    x = b.pick(x, 0) if plan.class_token else b.global_pool(x)
     if plan.hidden:
         x = b.activation(b.linear(x, plan.hidden))
     return b.linear(x, classes)
@@ -197,16 +218,18 @@ def _transformer(b: Builder, plan: _Plan, x: Map) -> Map:
     if plan.stem == "conv":
         x = b.activation(b.conv(x, plan.stem_width, 3, stride=2, bias=True))
         patch = max(1, patch // 2)
-    x = transformer.patches(b, x, stage.width, patch)
+    x = transformer.patches(b, x, stage.width, patch, plan.class_token)
     for _ in stage.blocks:
         x = transformer.layer(b, x, plan.heads, plan.style.expansion)
     return b.layer_norm(x, x.channels)
 
 
 def _convolutional(b: Builder, plan: _Plan, x: Map) -> Map:
-    kernel = 5 if plan.stem == "wide" else 3
-    stride = 1 if plan.stem == "conv" else 2
-    x = unit(b, x, plan.stem_width, kernel, stride)
+    if plan.stem == "patch":
+        x = b.norm(b.conv(x, plan.stem_width, 4, stride=4, padded=False))
+    else:
+        kernel = 5 if plan.stem == "wide" else 3
+        x = unit(b, x, plan.stem_width, kernel, 1 if plan.stem == "conv" else 2)
     if plan.stem == "stride_pool":
         x = b.pool(x, "max", 3, 2)
     for stage in plan.stages:

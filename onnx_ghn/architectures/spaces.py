@@ -7,7 +7,7 @@ families, norms and so on are drawn by their weights.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from onnx_ghn.architectures.blocks import BLOCKS
 from onnx_ghn.errors import OptionError
@@ -15,6 +15,7 @@ from onnx_ghn.errors import OptionError
 VIT = "vit"
 FAMILIES = (*BLOCKS, VIT)
 """Kinds of networks: one for each block, and vision transformers."""
+_OFTEN = ("plain", "residual", VIT)
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ class Space:
         squeeze: Share of convolutional networks with squeeze-excitation.
         mixed: Share of convolutional networks with two families, one after the other.
         two_layer_head: Share of networks whose classifier has a hidden layer.
+        stems: Weight of each first layer of convolutional networks.
+        class_token: Share of transformers that classify by a token, not by the tokens' mean.
+        pixel_head: Share of convolutional networks that classify each pixel, then take the mean.
     """
 
     families: Mapping[str, float]
@@ -46,6 +50,11 @@ class Space:
     squeeze: float = 0.0
     mixed: float = 0.0
     two_layer_head: float = 0.0
+    stems: Mapping[str, float] = field(
+        default_factory=lambda: {"conv": 3, "stride": 4, "stride_pool": 1, "wide": 2}
+    )
+    class_token: float = 0.0
+    pixel_head: float = 0.0
 
 
 NARROW = Space(
@@ -75,7 +84,11 @@ MEDIUM = replace(
 """More norms, activations and kernels; 1 x 1, depthwise and concatenating blocks."""
 
 FULL = Space(
-    families={family: 1.5 if family in ("plain", "residual", VIT) else 1 for family in FAMILIES},
+    families={
+        family: 1.5 if family in _OFTEN else 1
+        for family in FAMILIES
+        if family not in ("shuffled", "fire")
+    },
     norms={"bn": 7, "ln": 1, "gn": 1, "none": 1},
     activations={
         "relu": 4,
@@ -95,7 +108,20 @@ FULL = Space(
     mixed=0.15,
     two_layer_head=0.15,
 )
-"""Every family: what a trained hypernetwork is expected to know."""
+"""What a trained hypernetwork is expected to know."""
+
+BROAD = replace(
+    FULL,
+    families={family: 1.5 if family in _OFTEN else 1 for family in FAMILIES},
+    layers=(8, 60),
+    widths=(16, 256),
+    parameters=(10_000, 4_000_000),
+    macs=40_000_000,
+    stems={"conv": 3, "stride": 4, "stride_pool": 2, "wide": 2, "patch": 1},
+    class_token=0.5,
+    pixel_head=0.1,
+)
+"""Every family, and forms that libraries have: "full" and more."""
 
 SPACES: Mapping[str, Space] = {
     "narrow": NARROW,
@@ -109,8 +135,9 @@ SPACES: Mapping[str, Space] = {
         families={family: weight for family, weight in FULL.families.items() if family != VIT},
         norms={"none": 1},
     ),
+    "broad": BROAD,
 }
-"""By name. The last four are out of the distribution of "full", each in one way."""
+"""By name. "wide" to "norm-free" are out of the distribution of "full", each in one way."""
 
 
 def space_named(name: str) -> Space:

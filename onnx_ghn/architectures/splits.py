@@ -23,6 +23,7 @@ SPLITS = {
     "deep": "deep",
     "dense": "dense",
     "norm-free": "norm-free",
+    "broad": "broad",
 }
 """Space of each split. The split of "full" is called in-distribution."""
 

@@ -9,12 +9,16 @@ from onnx_ghn.architectures.builder import Builder, Map
 MLP_RATIOS = (2, 3, 4)
 
 
-def patches(b: Builder, x: Map, width: int, patch: int) -> Map:
-    """Cut an image into patches, embed each, and add positions: a sequence."""
+def patches(b: Builder, x: Map, width: int, patch: int, class_token: bool) -> Map:
+    """Cut an image into patches, embed each, and add positions: a sequence.
+
+    Where `class_token`, it starts with a token that stands for the whole image.
+    """
     y = b.conv(x, width, patch, stride=patch, bias=True, padded=False)
     tokens = y.side * y.side
     y = b.reshape(y, (0, width, -1), (width, tokens))
-    return b.positions(b.transpose(y, (0, 2, 1), (tokens, width)))
+    y = b.transpose(y, (0, 2, 1), (tokens, width))
+    return b.positions(b.class_token(y) if class_token else y)
 
 
 def layer(b: Builder, x: Map, heads: int, ratio: int) -> Map:

@@ -83,12 +83,17 @@ def fit_positions(tile: Array, shape: tuple[int, ...], stream: RandomStream) -> 
     rows, dim = math.prod(shape[:-1]), shape[-1]
     grid = tile[0].reshape(tile.shape[1], -1)
     table = _repeat(grid, dim, axis=0).T
-    tokens = TOKEN_STD * stream.normal((rows - table.shape[0], dim))
+    tokens = drawn_tokens((rows - table.shape[0], dim), stream)
     if isinstance(table, np.ndarray):
         return np.concatenate([tokens, table]).reshape(shape)
     import torch
 
     return torch.cat([torch.from_numpy(tokens).to(table), table]).reshape(shape)
+
+
+def drawn_tokens(size: tuple[int, int], stream: RandomStream) -> npt.NDArray[np.float64]:
+    """Rows (tokens, dim) of a position table that have no place in its grid."""
+    return TOKEN_STD * stream.normal(size)
 
 
 def _repeat(array: Array, count: int, axis: int) -> Array:

@@ -77,7 +77,7 @@ class Prediction:
                 tile = _turned(tile, parameter)
             transposed = parameter.layout.steps == (Transpose((1, 0)),)
             return fit_weight(tile, shape, transposed=transposed, dtype=dtype)
-        table = fit_positions(tile, shape, RandomStream(self.seed, _tie(parameter)))
+        table = fit_positions(tile, shape, stream_of(self.seed, parameter))
         return table.astype(dtype, copy=False)
 
 
@@ -181,8 +181,17 @@ def _turned(tile: Floats, parameter: Parameter) -> Floats:
     A transposed convolution turns its kernel by 180 degrees, and of the products in its kernel
     those that meet the zeros between strided inputs don't count.
     """
-    products = math.prod(parameter.logical_shape[1:])
-    return tile[:, :, ::-1, ::-1] * np.float32(math.sqrt(products / parameter.fan_in))
+    return tile[:, :, ::-1, ::-1] * np.float32(turned_factor(parameter))
+
+
+def turned_factor(parameter: Parameter) -> float:
+    """Factor of a transposed convolution's weights: fewer products count than a kernel has."""
+    return math.sqrt(math.prod(parameter.logical_shape[1:]) / parameter.fan_in)
+
+
+def stream_of(seed: int, parameter: Parameter) -> RandomStream:
+    """Where the drawn rows of a position table come from; the same for tied tables."""
+    return RandomStream(seed, _tie(parameter))
 
 
 def _tie(parameter: Parameter) -> str:

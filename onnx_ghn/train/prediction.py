@@ -7,21 +7,25 @@ of its nodes, and parameters of equal shape are cut, repeated and scaled togethe
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from onnx_ghn.errors import ModelError
 from onnx_ghn.hypernet.config import NetworkConfig
 from onnx_ghn.hypernet.features import features
-from onnx_ghn.hypernet.fit import TOKEN_STD, scale
+from onnx_ghn.hypernet.fit import TOKEN_STD, drawn_tokens, scale
 from onnx_ghn.hypernet.kinds import COLUMNS, POSITION, KindOf, KindsHypernetwork, window
-from onnx_ghn.hypernet.predict import sources_of
+from onnx_ghn.hypernet.predict import sources_of, stream_of, turned_factor
 from onnx_ghn.hypernet.tiles import Decoder, Source
 from onnx_ghn.read.graph import Part
 from onnx_ghn.read.layout import Layout
+from onnx_ghn.read.parameter import Role
 
 if TYPE_CHECKING:
     from onnx_ghn.read.parameter import Parameter
@@ -37,18 +41,22 @@ class _Group:
         rows: Their rows in the decoder's output; None for all of them, in order.
         shape: Their logical shape.
         kernel: (kh, kw) of the tile that is cut out; (0, 0) for vectors.
+        turned: For transposed convolutions, whose kernels are turned, the tile's factor; else 0.
+        tokens: Of position tables, the drawn rows [n, tokens, dim] that come first.
     """
 
     decoder: int | str
     rows: Tensor | None
     shape: tuple[int, ...]
     kernel: tuple[int, int]
+    turned: float
+    tokens: Tensor | None
     names: tuple[str, ...]
     layouts: tuple[Layout | None, ...]
 
 
-_Key = tuple[int | str, bool, tuple[int, ...], tuple[int, int]]
-"""Decoder, whether the scale is meant, logical shape, kernel."""
+_Key = tuple[int | str, bool, tuple[int, ...], tuple[int, int], float]
+"""Decoder, whether the scale is meant, logical shape, kernel, factor of a turned tile."""
 
 
 class PredictionPlan:
@@ -87,11 +95,12 @@ class PredictionPlan:
                 mine.append(source.node)
             shape, kernel = _sizes(parameter, source)
             part = source.part is Part.SCALE
-            key = (decoder, part, shape, kernel)
+            turned = turned_factor(parameter) if parameter.role is Role.CONV_TRANSPOSE else 0.0
+            key = (decoder, part, shape, kernel, turned if kernel != (0, 0) else 0.0)
             groups.setdefault(key, []).append((parameter, mine.index(source.node)))
         self.nodes = {decoder: torch.tensor(mine, device=device) for decoder, mine in nodes.items()}
         self._groups: list[tuple[_Group, bool]] = []
-        for (decoder, part, shape, kernel), members in groups.items():
+        for (decoder, part, shape, kernel, turned), members in groups.items():
             rows = [row for _, row in members]
             every = rows == list(range(len(nodes[decoder])))
             group = _Group(
@@ -99,6 +108,8 @@ class PredictionPlan:
                 None if every else torch.tensor(rows, device=device),
                 shape,
                 kernel,
+                turned,
+                _tokens([p for p, _ in members], kernel, device) if decoder == POSITION else None,
                 tuple(parameter.name for parameter, _ in members),
                 tuple(p.layout if p.layout.steps else None for p, _ in members),
             )
@@ -166,15 +177,32 @@ def _fit(tile: Tensor, group: _Group) -> Tensor:
     if group.kernel == (0, 0):
         return tile.repeat(1, -(-shape[0] // tile.shape[1]))[:, : shape[0]]
     if group.decoder == POSITION:
-        rows, dim = shape[-2], shape[-1]
-        grid = window(tile, 1, dim, *group.kernel).reshape(n, -1, rows).transpose(1, 2)
-        return grid.repeat(1, 1, -(-dim // grid.shape[2]))[:, :, :dim].reshape(n, *shape)
+        dim, places = shape[-1], math.prod(group.kernel)
+        grid = window(tile, 1, dim, *group.kernel).reshape(n, -1, places).transpose(1, 2)
+        grid = grid.repeat(1, 1, -(-dim // grid.shape[2]))[:, :, :dim]
+        assert group.tokens is not None
+        return torch.cat([group.tokens, grid], dim=1).reshape(n, *shape)
     o, i = shape[0], shape[1]
     tile = window(tile, o, i, *group.kernel) * scale(shape)
+    if group.turned:
+        tile = tile.flip(3, 4) * group.turned
+    if len(shape) == 5:
+        # Equal at each step of a third kernel axis, as a kernel of (steps * kh, kw).
+        tile = tile.repeat(1, 1, 1, shape[2], 1)
     up, along = -(-o // tile.shape[1]), -(-i // tile.shape[2])
     if up * along > 1:
         tile = tile.repeat(1, up, along, 1, 1)[:, :o, :i]
     return tile.reshape(n, *shape)
+
+
+def _tokens(
+    parameters: Sequence[Parameter], kernel: tuple[int, int], device: str | torch.device
+) -> Tensor:
+    """Rows [n, tokens, dim] of position tables that have no place in the grid, as `predict`'s."""
+    shape = parameters[0].logical_shape
+    size = math.prod(shape[:-1]) - math.prod(kernel), shape[-1]
+    drawn = [drawn_tokens(size, stream_of(0, parameter)) for parameter in parameters]
+    return torch.from_numpy(np.stack(drawn)).float().to(device)
 
 
 def _analytic(parameter: Parameter) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 
 from onnx_ghn.architectures.key import graph_key
 from onnx_ghn.architectures.sample import FAMILY, sample
-from onnx_ghn.architectures.spaces import FAMILIES
+from onnx_ghn.architectures.spaces import SPACES
 from onnx_ghn.architectures.splits import SPLITS, held_out, held_out_keys
 from onnx_ghn.errors import OptionError
 
@@ -25,11 +25,13 @@ def test_no_graph_is_in_two_lists():
     assert set(keys) == held_out_keys()
 
 
+@pytest.mark.parametrize(("split", "share"), [("in-distribution", 0.05), ("broad", 0.02)])
 @pytest.mark.parametrize("part", ["val", "test"])
-def test_every_family_has_its_share_of_the_main_lists(part):
-    entries = held_out("in-distribution", part)
+def test_every_family_has_its_share_of_the_main_lists(split, share, part):
+    entries = held_out(split, part)
     families = Counter(sample(e.space, e.seed).metadata_props[FAMILY] for e in entries)
-    assert all(families[family] >= 0.05 * len(entries) for family in FAMILIES)
+    expected = SPACES[SPLITS[split]].families
+    assert all(families[family] >= share * len(entries) for family in expected)
 
 
 def test_the_space_names_its_split():

@@ -1,4 +1,5 @@
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 
@@ -27,7 +28,41 @@ def archive(network, tmp_path_factory):
 
 @pytest.mark.parametrize(("space", "seed"), [("full", k) for k in range(10)] + [("wide", 1)])
 def test_training_predicts_what_the_exported_archive_predicts(network, archive, space, seed):
-    reading = read_model(sample(space, seed))
+    compare(network, archive, sample(space, seed))
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        """g (float[1,3,4,9,9] x, float[8,3,2,5,3] a, float[8,3,3,3,3] t, float[6,6,3] b) => (y)
+        <int64[3] flat = {1, 6, -1}> {
+            p = Conv<strides=[1,2,2]>(x, a)
+            q = ConvTranspose<strides=[2,2,2], group=2>(p, t)
+            r = Reshape(q, flat)
+            y = Conv(r, b)
+        }""",
+        """g (float[1,3,8,8] x, float[16,3,4,4] w, float[1,1,16] token, float[1,5,16] table,
+              float[10,16] h) => (y)
+        <int64[3] flat = {1, 16, -1}> {
+            p = Conv<strides=[4,4]>(x, w)
+            q = Reshape(p, flat)
+            r = Transpose<perm=[0,2,1]>(q)
+            s = Concat<axis=1>(token, r)
+            t = Add(s, table)
+            u = ReduceMean<axes=[1], keepdims=0>(t)
+            y = Gemm<transB=1>(u, h)
+        }""",
+    ],
+    ids=["other dimensions, transposed", "class token"],
+)
+def test_training_predicts_other_peoples_layers_as_the_archive_does(network, archive, graph):
+    text = f'<ir_version: 8, opset_import: ["" : 17]> {graph}'
+    compare(network, archive, ir.from_onnx_text(text))
+
+
+def compare(network, archive, model):
+    """All that the archive predicts, it predicts in training too; and nothing else."""
+    reading = read_model(model)
     plan = PredictionPlan(reading, network_config(10))
     with torch.no_grad():
         states = network.encode(plan.features, plan.distance)
