@@ -51,7 +51,11 @@ def test_harmed_networks_are_in_a_region_of_their_own(tool, monkeypatch, tmp_pat
     bad = {"bad": (["conv", "input", "msa"], -0.05)}
     write(tmp_path / "runs", good | bad)
     code, table = run(tool, monkeypatch, tmp_path)
-    assert code == 0, capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert code == 0, output
+    # No other network has attention, so that `auto` is classical for this one.
+    assert "each by a table of the others: predicted 8 of 9" in output
+    assert "harmed: none" in output
     assert [(region.networks, region.difference) for region in table.worse] == [(1, -0.05)]
     assert table.networks == 9
     assert table.difference == pytest.approx((8 * 0.02 - 0.05) / 9, abs=1e-4)
@@ -69,3 +73,11 @@ def test_networks_alike_do_not_keep_it_from_ending(tool, monkeypatch, tmp_path):
     write(tmp_path / "runs", {"a": (["bn"], -0.05), "b": (["bn"], 0.02)})
     _, table = run(tool, monkeypatch, tmp_path)
     assert [region.networks for region in table.worse] == [2]
+
+
+def test_a_loss_that_other_networks_do_not_foretell_is_told(tool, monkeypatch, tmp_path, capsys):
+    good = {f"good{k}": (["bn", "conv"], 0.02) for k in range(4)}
+    write(tmp_path / "runs", good | {"bad": (["conv"], -0.05)})
+    run(tool, monkeypatch, tmp_path)
+    assert "predicted 5 of 5" in (output := capsys.readouterr().out)
+    assert output.splitlines()[-1].endswith("harmed: bad")
