@@ -10,6 +10,7 @@ RUNTIME_CPU = ["onnxruntime>=1.20"]
 RUNTIME_GPU = ["onnxruntime-gpu[cuda,cudnn]>=1.21"]
 DOCS = ["mkdocs-material>=9.5,<10", "mkdocstrings-python>=1.10", "mkdocs-click>=0.8"]
 NEIGHBOURS = ["onnxscript>=0.5", "onnxslim>=0.1.60", "onnxsim>=0.4.36"]
+HUB = ["huggingface_hub>=0.25"]
 TRAIN = ["pillow>=10", "scikit-learn>=1.4", "tensorboard>=2.16"]
 
 setup(
@@ -47,7 +48,7 @@ setup(
         "gpu": RUNTIME_GPU,
         "train": TRAIN,
         "ray": ["ray>=2.9"],
-        "hub": ["huggingface_hub>=0.25"],
+        "hub": HUB,
         "olive": ["olive-ai>=0.13", "requests"],  # which Olive 0.13 imports but doesn't ask for
         "docs": DOCS,
         "dev": [
@@ -55,6 +56,7 @@ setup(
             *TRAIN,
             *DOCS,
             *NEIGHBOURS,
+            *HUB,
             "hypothesis>=6.100",
             "mypy>=1.15",
             "pytest>=8",

@@ -1,7 +1,7 @@
 """Times each stage of a prediction: process CPU seconds of one thread, values written out included.
 
 Usage: python tools/bench_predict.py [--size t|s|l|xl|ghn2|FILE.pt]... [--repeat N]
-                                      [--reference DIR]... MODEL...
+                                      [--engine ENGINE] [--reference DIR]... MODEL...
 
 MODEL is an ONNX file, which is read first (stage `read`), or a parity fixture (.npz), which holds
 its graph. Sizes are those of the published hypernetworks, with seeded random weights; a file is
@@ -37,6 +37,7 @@ from onnx_ghn.hypernet.archive import Archive, load_archive, write_archive
 from onnx_ghn.hypernet.config import CORNER, GATED, GRAPHORMER, ArchiveConfig, NetworkConfig
 from onnx_ghn.hypernet.features import features
 from onnx_ghn.hypernet.tiles import decode_tiles
+from onnx_ghn.options import ENGINES
 
 
 def _ghn3(hidden: int, layers: int, heads: int) -> NetworkConfig:
@@ -68,26 +69,26 @@ def main() -> int:
     parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("--size", action="append", help="hypernetwork; t where left out")
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0])
     parser.add_argument("--reference", action="append", type=Path, metavar="DIR", default=[])
     arguments = parser.parse_args()
     print("| hypernet | model | nodes | M values | read | encode | decode | fit | total | first |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for size in arguments.size or ["t"]:
         with tempfile.TemporaryDirectory() as folder:
-            archive = _archive(size, Path(folder))
+            archive = _archive(size, Path(folder), arguments.engine)
         for model in arguments.models:
             ours = _row(size, model, archive, arguments.repeat)
             if arguments.reference:
-                _compare(size, model, ours, arguments.reference, arguments.repeat)
+                _compare(archive, model, ours, arguments.reference, arguments.repeat)
     return 0
 
 
 def _compare(
-    size: str, model: Path, ours: tuple[float, float], folders: list[Path], repeat: int
+    archive: Archive, model: Path, ours: tuple[float, float], folders: list[Path], repeat: int
 ) -> None:
     """Run the reference on the same model and print the ratios."""
-    network = SIZES[size]
-    name = model.stem.split(".")[0]
+    network, name = archive.info.config.network, model.stem.split(".")[0]
     paths = [str(folder.resolve()) for folder in folders]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")]),
@@ -99,13 +100,13 @@ def _compare(
     result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     row = json.loads(result.stdout.strip().splitlines()[-1])
     print(
-        f"{size} {name}: reference graph {row['graph']:.3f} s, total {row['total']:.3f} s, "
-        f"peak {row['peak_mb']:.0f} MB; ours / reference: read {ours[0] / row['graph']:.2f}, "
-        f"total {ours[1] / row['total']:.2f}"
+        f"{archive.info.name} {name}: reference graph {row['graph']:.3f} s, "
+        f"total {row['total']:.3f} s, peak {row['peak_mb']:.0f} MB; "
+        f"ours / reference: read {ours[0] / row['graph']:.2f}, total {ours[1] / row['total']:.2f}"
     )
 
 
-def _archive(size: str, folder: Path) -> Archive:
+def _archive(size: str, folder: Path, engine: str) -> Archive:
     file = Path(size)
     if size in SIZES:
         file = folder / f"{size}.pt"
@@ -113,7 +114,7 @@ def _archive(size: str, folder: Path) -> Archive:
         write_archive(file, ArchiveConfig(name=size, network=SIZES[size], trained=False), state)
         del state
     start = time.process_time()
-    archive = load_archive(file)
+    archive = load_archive(file, engine=engine)
     seconds = time.process_time() - start
     print(f"{size}: {file.stat().st_size:,} bytes, loaded in {seconds:.2f} s", file=sys.stderr)
     return archive

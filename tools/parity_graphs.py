@@ -115,9 +115,12 @@ def _edges(labels: Labels, distance: np.ndarray) -> Counter[Any]:
 def _paths(labels: Labels, distance: np.ndarray) -> Counter[Any]:
     """All path lengths, between nodes known by all that is before and after them.
 
-    Whatever order the nodes stand in: the reference's is topological, and so is ours.
+    Whatever order the nodes stand in: the reference's is topological, and so is ours. Only where
+    the reference makes a graph with a cycle there is none, and nothing is like it.
     """
     before = [np.flatnonzero(distance[:, node] == 1).tolist() for node in range(len(labels))]
+    if any(max(sources, default=-1) >= node for node, sources in enumerate(before)):
+        return Counter()
     keys = structural_keys([(repr(label),) for label in labels], before)
     return Counter((keys[i], keys[j], int(distance[i, j])) for i, j in np.argwhere(distance > 0))
 

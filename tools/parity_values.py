@@ -217,9 +217,9 @@ def _differences(
     for fixture in sorted(fixtures.glob("*.npz")):
         yield fixture.stem, "graph", compare(fixture, archive)
     for model in sorted((folder / MODELS[name]).glob("*.onnx")):
-        if fixture := fixture_of(model, fixtures):
+        if found := fixture_of(model, fixtures):
             stem, _, form = model.stem.partition(".")
-            yield stem, form or "onnx", compare_model(model, fixture, archive)
+            yield stem, form or "onnx", compare_model(model, found, archive)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import hashlib
 from pathlib import Path
 
 from onnx_ghn.convert.layouts import infer_config, rename, state_of
-from onnx_ghn.convert.unpickle import read_checkpoint
+from onnx_ghn.convert.unpickle import most_bytes, read_checkpoint
+from onnx_ghn.errors import ArchiveError
 from onnx_ghn.hypernet.archive import write_archive
 from onnx_ghn.hypernet.config import GRAPHORMER, ArchiveConfig
 
@@ -30,6 +31,8 @@ def convert_checkpoint(
     """
     path, out = Path(path), Path(out)
     state = state_of(read_checkpoint(path), str(path))
+    if 4 * sum(value.size for value in state.values()) > most_bytes(path):
+        raise ArchiveError(f"{path}: refused: its tensors repeat each other's elements")
     network = infer_config(state, str(path))
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()

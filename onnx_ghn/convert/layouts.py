@@ -12,8 +12,12 @@ import numpy.typing as npt
 
 from onnx_ghn.errors import ArchiveError
 from onnx_ghn.hypernet.config import CENTRE, CORNER, GATED, GRAPHORMER, NetworkConfig
+from onnx_ghn.model_io.tensors import quote
 
 State = dict[str, npt.NDArray[np.float32]]
+
+MAX_LAYERS = 256
+"""The largest published checkpoint has 24."""
 
 RENAMES = (
     (r"embed\.weight", "embedding.op.weight"),
@@ -57,10 +61,17 @@ def state_of(checkpoint: Any, source: str) -> dict[str, npt.NDArray[Any]]:
         checkpoint = checkpoint["state_dict"]
     if not isinstance(checkpoint, Mapping):
         raise ArchiveError(f"{source}: holds no state dict of a hypernetwork")
-    state = {str(key).removeprefix("module."): value for key, value in checkpoint.items()}
-    strays = [key for key, value in state.items() if not isinstance(value, np.ndarray)]
-    if strays or not state:
-        raise ArchiveError(f"{source}: holds no state dict of a hypernetwork: {strays[:3]}")
+    state = {}
+    for key, value in checkpoint.items():
+        if not isinstance(key, str) or not isinstance(value, np.ndarray) or not value.size:
+            name = quote(key) if isinstance(key, str) else f"of type {type(key).__name__}"
+            raise ArchiveError(
+                f"{source}: holds no state dict of a hypernetwork: the entry {name} isn't a name "
+                "with a tensor"
+            )
+        state[key.removeprefix("module.")] = value
+    if not state:
+        raise ArchiveError(f"{source}: holds no state dict of a hypernetwork: it is empty")
     return state
 
 
@@ -77,6 +88,8 @@ def infer_config(state: Mapping[str, npt.NDArray[Any]], source: str) -> NetworkC
         hidden = state["embed.weight"].shape[1]
         side = math.isqrt(state["decoder.fc.0.weight"].shape[0] // (4 * hidden))
         layers = sum(re.fullmatch(r"gnn\.\d+\.ln1\.weight", key) is not None for key in state)
+        if layers > MAX_LAYERS:
+            raise ArchiveError(f"has {layers} layers, at most {MAX_LAYERS} are read")
         return NetworkConfig(
             encoder=GATED if gated else GRAPHORMER,
             hidden=hidden,
@@ -88,6 +101,8 @@ def infer_config(state: Mapping[str, npt.NDArray[Any]], source: str) -> NetworkC
             window=CORNER if gated else CENTRE,
             final_norm="ln.weight" in state,
         )
+    except ArchiveError as error:
+        raise ArchiveError(f"{source}: {error}") from error
     except (KeyError, IndexError) as error:
         raise ArchiveError(
             f"{source}: isn't a GHN-2 or GHN-3 checkpoint: no usable {error}"
@@ -107,7 +122,7 @@ def rename(state: Mapping[str, npt.NDArray[Any]], source: str) -> State:
                 name = match.expand(replacement)
                 break
         else:
-            raise ArchiveError(f"{source}: unknown tensor {key!r} in the checkpoint")
+            raise ArchiveError(f"{source}: unknown tensor {quote(key)} in the checkpoint")
         if value.ndim == 4:  # GHN-2 keeps its per-position layers as 1x1 convolutions
             value = value.reshape(value.shape[:2])
         renamed[name] = np.ascontiguousarray(value, dtype=np.float32)

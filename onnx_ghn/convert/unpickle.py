@@ -4,6 +4,9 @@ A pickle is a program: unpickling calls whatever it names. This reader lets it n
 dictionaries, tensors and their storages only, and gives numpy arrays. Three containers: a bare
 pickle whose tensors are pickled storages (what joblib writes of a state dict), the zip of
 `torch.save`, and its older stream of pickles. Each may be compressed as a whole, as joblib does.
+
+Nor may a small file fill the memory: what a file unfolds to, however often it says so, is limited
+by its size (`most_bytes`).
 """
 
 from __future__ import annotations
@@ -15,17 +18,19 @@ import io
 import lzma
 import math
 import pickle
+import struct
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from onnx_ghn.errors import ArchiveError
+from onnx_ghn.model_io.regular import check_regular
 
 Storage = npt.NDArray[Any]
 """The flat content of a tensor's storage."""
@@ -50,10 +55,23 @@ MAX_RATIO = 64
 MAX_INFLATED = 8 << 30
 """Bytes that a compressed file may grow to; the largest published checkpoint has 2.6 GB."""
 
+MAX_AXES = 32
+
 LZ4_MAGIC = b"\x04\x22\x4d\x18"
 """Start of what joblib writes with compress="lz4"; Python's own library can't read it."""
 
 _CHUNK = 1 << 20
+
+_OPERATIONS: dict[int, Callable[[Any], None]] = {**pickle._Unpickler.dispatch}
+"""What reads each operation of a pickle, by its code."""
+
+_REFUSED = b"".join(
+    (
+        *(pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX, pickle.EXT1, pickle.EXT2, pickle.EXT4),
+        *(pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.BYTEARRAY8),
+    )
+)
+"""Codes of operations that no checkpoint of tensors needs."""
 
 
 def read_checkpoint(path: Path) -> Any:
@@ -64,13 +82,15 @@ def read_checkpoint(path: Path) -> Any:
             than tensors, containers and plain values.
     """
     try:
+        check_regular(path)
         with path.open("rb") as file:
-            stream = _inflated(file)
+            budget = _Budget(most_bytes(path))
+            stream = _inflated(file, path)
             if zipfile.is_zipfile(stream):
                 stream.seek(0)
-                return _read_zip(stream)
+                return _read_zip(stream, budget)
             stream.seek(0)
-            return _read_stream(stream)
+            return _read_stream(stream, budget)
     except FileNotFoundError as error:
         raise ArchiveError(f"{path}: no such checkpoint") from error
     except pickle.UnpicklingError as error:
@@ -83,9 +103,11 @@ def read_checkpoint(path: Path) -> Any:
         KeyError,
         IndexError,
         AttributeError,
+        AssertionError,
         OverflowError,
         MemoryError,
-        RecursionError,
+        RuntimeError,  # zipfile's, of entries that are encrypted or compressed in its own way
+        struct.error,
         zipfile.BadZipFile,
         zlib.error,
         lzma.LZMAError,
@@ -93,7 +115,31 @@ def read_checkpoint(path: Path) -> Any:
         raise ArchiveError(f"{path}: truncated, or not a checkpoint ({error})") from error
 
 
-def _inflated(file: IO[bytes]) -> IO[bytes]:
+def most_bytes(path: Path) -> int:
+    """What a checkpoint may unfold to, in bytes."""
+    return min(MAX_INFLATED, MAX_RATIO * path.stat().st_size + _CHUNK)
+
+
+class _Budget:
+    """What a file may still unfold to."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = self._left = limit
+
+    def take(self, count: int) -> None:
+        """Take so many bytes.
+
+        Raises:
+            UnpicklingError: There are none left.
+        """
+        self._left -= count
+        if self._left < 0:
+            raise pickle.UnpicklingError(
+                f"it unfolds to more than {self._limit} bytes, which no weights do"
+            )
+
+
+def _inflated(file: IO[bytes], path: Path) -> IO[bytes]:
     """The file itself, or what is compressed in it (zlib, gzip, bzip2, xz, lzma) within limits."""
     start = file.read(6)
     file.seek(0)
@@ -113,8 +159,7 @@ def _inflated(file: IO[bytes]) -> IO[bytes]:
         )
     else:
         return file
-    limit = min(MAX_INFLATED, MAX_RATIO * _size(file) + _CHUNK)
-    file.seek(0)
+    limit = most_bytes(path)
     content = io.BytesIO()
     while chunk := inflated.read(_CHUNK):
         content.write(chunk)
@@ -144,55 +189,66 @@ class _Zlib(io.RawIOBase):
         return b""
 
 
-def _read_zip(stream: IO[bytes]) -> Any:
+def _read_zip(stream: IO[bytes], budget: _Budget) -> Any:
     """The format of `torch.save` since 1.6: `data.pkl` and one file for each storage."""
     with zipfile.ZipFile(stream) as archive:
+        contents: dict[str, bytes] = {}
+
+        def content(name: str) -> bytes:
+            if name not in contents:
+                budget.take(archive.getinfo(name).file_size)
+                contents[name] = archive.read(name)
+            return contents[name]
+
         pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
         if len(pickles) != 1:
             raise ValueError("a zip file without data.pkl")
         folder = pickles[0].removesuffix("data.pkl")
         if f"{folder}byteorder" in archive.namelist():
-            order = archive.read(f"{folder}byteorder")
+            order = content(f"{folder}byteorder")
             if order != b"little":
-                raise ValueError(f"byte order {order!r} isn't supported")
+                raise ValueError(f"byte order {order[:16]!r} isn't supported")
 
         def load(kind: _Kind, key: str, count: int) -> Storage:
-            return _storage(archive.read(f"{folder}data/{key}"), kind, count)
+            return _storage(content(f"{folder}data/{key}"), kind, count)
 
-        return _Unpickler(io.BytesIO(archive.read(pickles[0])), load).load()
+        return _Unpickler(io.BytesIO(content(pickles[0])), budget, load).load()
 
 
-def _read_stream(stream: IO[bytes]) -> Any:
+def _read_stream(stream: IO[bytes], budget: _Budget) -> Any:
     """A bare pickle, or the stream of pickles that begins with a magic number."""
-    first = _Unpickler(stream, _no_storages).load()
-    if first != LEGACY_MAGIC or isinstance(first, dict):
-        return first
-    return _read_legacy(stream)
+    first = _Unpickler(stream, budget).load()
+    if type(first) is int and first == LEGACY_MAGIC:
+        return _read_legacy(stream, budget)
+    return first
 
 
-def _read_legacy(stream: IO[bytes]) -> Any:
+def _read_legacy(stream: IO[bytes], budget: _Budget) -> Any:
     """The format of `torch.save` before 1.6, after its magic number.
 
     The object comes before the bytes of its storages, so that they are filled in afterwards.
     """
     for _ in range(2):  # protocol version, sizes of the writer's integer types
-        _Unpickler(stream, _no_storages).load()
+        _Unpickler(stream, budget).load()
     storages: dict[str, Storage] = {}
 
     def load(kind: _Kind, key: str, count: int) -> Storage:
-        left = _size(stream) - stream.tell()
         if key not in storages:
-            if count * kind.dtype.itemsize > left:
+            size = count * kind.dtype.itemsize
+            budget.take(size)
+            if size > _size(stream) - stream.tell():
                 raise ValueError("a storage longer than the file")
             storages[key] = np.zeros(count, kind.dtype)
         return storages[key]
 
-    result = _Unpickler(stream, load).load()
-    for key in _Unpickler(stream, _no_storages).load():
-        storage = storages[key]
+    result = _Unpickler(stream, budget, load).load()
+    for key in _Unpickler(stream, budget).load():
+        storage = storages.pop(key)
         if int.from_bytes(_exactly(stream, 8), "little") != storage.size:
             raise ValueError("a storage of another length than announced")
         storage[:] = np.frombuffer(_exactly(stream, storage.nbytes), storage.dtype)
+    if storages:
+        raise ValueError("a storage without content")
     return result
 
 
@@ -213,10 +269,15 @@ def _size(stream: IO[bytes]) -> int:
 class _Kind:
     """Stands for a storage class: only its element type matters."""
 
-    __slots__ = ("dtype",)
+    __slots__ = ("_name",)
 
     def __init__(self, name: str) -> None:
-        self.dtype = np.dtype(DTYPES[name])
+        self._name = name
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The element type, looked up anew: a hostile pickle may set attributes."""
+        return np.dtype(DTYPES[self._name])
 
 
 def _storage(data: bytes, kind: _Kind, count: int) -> Storage:
@@ -229,22 +290,39 @@ def _no_storages(kind: _Kind, key: str, count: int) -> Storage:
     raise pickle.UnpicklingError("a tensor without a storage")
 
 
-class _Unpickler(pickle.Unpickler):
-    """Admits ordered dictionaries, tensors and storages."""
+class _Unpickler(pickle._Unpickler):
+    """Admits ordered dictionaries, tensors and storages.
 
-    def __init__(self, stream: IO[bytes], load: Callable[[_Kind, str, int], Storage]) -> None:
+    Python's own unpickler, not the one in C: that fills the memory for a memo of ten bytes, and
+    its operations can't be refused one by one.
+    """
+
+    stack: list[Any]
+
+    def __init__(
+        self,
+        stream: IO[bytes],
+        budget: _Budget,
+        load: Callable[[_Kind, str, int], Storage] = _no_storages,
+    ) -> None:
         super().__init__(stream)
         self._load = load
+        self._budget = budget
         # Made anew for each file: a hostile pickle may set attributes on what it is given.
         self._admitted: dict[tuple[str, str], Any] = {
-            ("collections", "OrderedDict"): OrderedDict,
+            ("collections", "OrderedDict"): lambda *items: self._ordered(*items),
             ("torch._utils", "_rebuild_tensor_v2"): lambda *arguments: _rebuild(*arguments),
             ("torch._utils", "_rebuild_parameter"): lambda data, *_: _array(data),
-            ("torch.storage", "_load_from_bytes"): lambda data: _nested_storage(data),
-            ("torch", "Size"): lambda sizes=(): tuple(sizes),
+            ("torch.storage", "_load_from_bytes"): lambda data: _nested_storage(data, budget),
+            ("torch", "Size"): lambda sizes=(): _integers(sizes),
             # Trainers keep their command line in the checkpoint; here it becomes an empty shell.
             (argparse.__name__, "Namespace"): type("Namespace", (), {}),
         }
+
+    def _ordered(self, items: Any = ()) -> OrderedDict[Any, Any]:
+        self._budget.take(len(_sequence(items)))  # one list may be named again and again
+        _check_keys(_sequence(pair)[0] for pair in items)
+        return OrderedDict(items)
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in DTYPES:
@@ -264,15 +342,62 @@ class _Unpickler(pickle.Unpickler):
                     return self._load(kind, key, count)
         raise pickle.UnpicklingError("a storage of an unknown form")
 
+    def _refuse(self) -> None:
+        raise pickle.UnpicklingError("it holds objects; only tensors and plain values are read")
 
-def _nested_storage(data: bytes) -> Storage:
+    def _load_setitem(self) -> None:
+        _check_keys(self.stack[-2:-1])
+        _OPERATIONS[pickle.SETITEM[0]](self)
+
+    def _load_setitems(self) -> None:
+        _check_keys(self.stack[::2])  # what has been pushed since the mark: keys and values
+        _OPERATIONS[pickle.SETITEMS[0]](self)
+
+    def _load_dict(self) -> None:
+        _check_keys(self.stack[::2])
+        _OPERATIONS[pickle.DICT[0]](self)
+
+    dispatch: ClassVar[dict[int, Any]] = (
+        _OPERATIONS
+        | dict.fromkeys(_REFUSED, _refuse)
+        | {
+            pickle.SETITEM[0]: _load_setitem,
+            pickle.SETITEMS[0]: _load_setitems,
+            pickle.DICT[0]: _load_dict,
+        }
+    )
+
+
+def _check_keys(keys: Iterable[Any]) -> None:
+    """Keys must be plain: hashing tuples within tuples without end would break the process."""
+    for key in keys:
+        if not isinstance(key, (str, bytes, int, float, type(None))):
+            raise pickle.UnpicklingError(
+                f"a dictionary whose keys are of type {type(key).__name__}"
+            )
+
+
+def _nested_storage(data: bytes, budget: _Budget) -> Storage:
     """A storage pickled by itself: a whole file of the older format, within a pickle."""
     if not isinstance(data, bytes):
         raise pickle.UnpicklingError("a storage that isn't bytes")
     stream = io.BytesIO(data)
-    if _Unpickler(stream, _no_storages).load() != LEGACY_MAGIC:
+    if _Unpickler(stream, budget).load() != LEGACY_MAGIC:
         raise pickle.UnpicklingError("a storage without its magic number")
-    return _array(_read_legacy(stream))
+    return _array(_read_legacy(stream, budget))
+
+
+def _sequence(values: Any) -> Sequence[Any]:
+    if not isinstance(values, (list, tuple)):
+        raise pickle.UnpicklingError("a sequence that isn't one")
+    return values
+
+
+def _integers(values: Any) -> tuple[int, ...]:
+    """A shape or strides."""
+    if len(_sequence(values)) > MAX_AXES:
+        raise pickle.UnpicklingError(f"a tensor of more than {MAX_AXES} axes")
+    return tuple(map(int, values))
 
 
 def _rebuild(
@@ -280,7 +405,7 @@ def _rebuild(
 ) -> Storage:
     """A tensor from its storage; all its elements must lie within, and none may repeat."""
     storage = _array(storage)
-    size, stride = tuple(map(int, size)), tuple(map(int, stride))
+    size, stride = _integers(size), _integers(stride)
     if len(size) != len(stride) or min((offset, *size, *stride), default=0) < 0:
         raise pickle.UnpicklingError("a tensor of an impossible shape")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))

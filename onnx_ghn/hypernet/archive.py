@@ -19,6 +19,7 @@ import os
 import tempfile
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ import numpy.typing as npt
 from onnx_ghn.errors import ArchiveError, OptionError
 from onnx_ghn.hypernet.config import ArchiveConfig
 from onnx_ghn.hypernet.engines import Engine, TorchEngine
+from onnx_ghn.model_io.regular import MAX_BYTES, check_regular, read_small
 from onnx_ghn.options import ENGINES
 
 if TYPE_CHECKING:
@@ -85,6 +87,10 @@ class Archive:
     engine: Engine
 
 
+_UNREADABLE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What zipfile raises on a damaged file; RuntimeError where it is encrypted, say."""
+
+
 def read_info(path: str | os.PathLike[str] | None = None) -> ArchiveInfo:
     """Read an archive's description and check its hash; no code of it runs.
 
@@ -96,12 +102,15 @@ def read_info(path: str | os.PathLike[str] | None = None) -> ArchiveInfo:
     """
     file = SHIPPED if path is None else Path(path)
     try:
+        check_regular(file)
         with zipfile.ZipFile(file) as archive:
             inner = [n for n in archive.namelist() if n.endswith(f"/extra/{CONFIG_FILE}")]
+            if inner and archive.getinfo(inner[0]).file_size > MAX_BYTES:
+                raise ValueError("its description is far too long")
             text = archive.read(inner[0]).decode() if inner else None
     except FileNotFoundError as error:
         raise ArchiveError(f"{file}: no such hypernetwork archive") from error
-    except (OSError, zipfile.BadZipFile, UnicodeDecodeError, zipfile.LargeZipFile) as error:
+    except _UNREADABLE as error:
         raise ArchiveError(
             f"{file}: not a hypernetwork archive, or a damaged one ({error}); "
             "a published checkpoint must be converted first (onnx-ghn convert)"
@@ -330,9 +339,11 @@ def _sha256(file: Path) -> str:
 def _read_sums(folder: Path) -> dict[str, str]:
     """Hash by file name."""
     try:
-        lines = (folder / SUMS).read_text().splitlines()
+        lines = read_small(folder / SUMS).decode().splitlines()
     except FileNotFoundError:
         return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArchiveError(f"{folder / SUMS}: no list of hashes: {error}") from error
     pairs = [line.split(maxsplit=1) for line in lines if line.strip()]
     return {pair[1].lstrip("*"): pair[0] for pair in pairs if len(pair) == 2}
 

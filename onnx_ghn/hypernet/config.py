@@ -23,6 +23,8 @@ KINDS = "kinds"
 CENTRE = "centre"
 CORNER = "corner"
 
+MAX_SIZE = 1 << 20
+"""A larger size of a hypernetwork is taken for damage."""
 MAX_DEGREE = 100
 """Degrees of a node that have an embedding in GHN-3."""
 MAX_DISTANCE_FROM_INPUT = 1000
@@ -58,6 +60,12 @@ class NetworkConfig:
     final_norm: bool = True
 
     def __post_init__(self) -> None:
+        sizes = (self.hidden, self.layers, self.heads, self.side, self.classes, *self.channels)
+        whole = all(type(size) is int and 0 < size <= MAX_SIZE for size in sizes)
+        if not whole or len(self.channels) != 2:
+            raise ArchiveError(
+                f"the sizes of a hypernetwork must be whole numbers from 1 to {MAX_SIZE}"
+            )
         if self.encoder not in (GRAPHORMER, GATED, KINDS):
             raise ArchiveError(
                 f"unknown encoder {self.encoder!r} in a hypernetwork's configuration"
@@ -106,6 +114,20 @@ class ArchiveConfig:
     columns: tuple[str, ...] = COLUMNS
     format: int = FORMAT
 
+    def __post_init__(self) -> None:
+        texts = (self.name, self.domain, self.licence, *self.columns)
+        numbers = (self.image_side, *self.mean, *self.std)
+        objects = (self.provenance, self.vocabulary, *self.held_out)
+        if (
+            not all(isinstance(text, str) for text in texts)
+            or not all(isinstance(number, int | float) for number in numbers)
+            or not all(isinstance(entry, dict) for entry in objects)
+        ):
+            raise ArchiveError(
+                f"the description of the hypernetwork {str(self.name)[:60]!r} has a field of the "
+                "wrong type"
+            )
+
     def to_json(self) -> str:
         """The configuration as JSON text, keys in a fixed order."""
         harm = None if self.harm is None else self.harm.to_json()
@@ -122,7 +144,11 @@ class ArchiveConfig:
         try:
             data = json.loads(text)
             version, vocabulary = data["format"], data["vocabulary"]
-        except (ValueError, KeyError, TypeError) as error:
+            foreign = (
+                vocabulary.get("name") != VOCABULARY["name"]
+                or vocabulary.get("version", 0) > VOCABULARY["version"]
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ArchiveError(
                 f"{source}: the configuration of the hypernetwork archive is damaged"
             ) from error
@@ -131,10 +157,7 @@ class ArchiveConfig:
                 f"{source}: archive format {version} is newer than this tool understands "
                 f"({FORMAT}); update onnx-ghn"
             )
-        if (
-            vocabulary.get("name") != VOCABULARY["name"]
-            or vocabulary.get("version", 0) > (VOCABULARY["version"])
-        ):
+        if foreign:
             raise ArchiveError(
                 f"{source}: archive uses vocabulary {vocabulary}, this tool knows {VOCABULARY}; "
                 "update onnx-ghn"
@@ -149,6 +172,9 @@ class ArchiveConfig:
             if fields.get("harm") is not None:
                 fields["harm"] = HarmTable.from_json(fields["harm"], source)
             return cls(**fields)
+        except ArchiveError as error:
+            named = str(error) if source in str(error) else f"{source}: {error}"
+            raise ArchiveError(named) from error
         except (KeyError, TypeError) as error:
             raise ArchiveError(
                 f"{source}: the configuration of the hypernetwork archive lacks or misnames a "

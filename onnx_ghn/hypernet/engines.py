@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from onnx_ghn.errors import ArchiveError
+
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
@@ -99,8 +101,15 @@ class TorchEngine:
         ]
         # TF32 would round the products of a convolution to ten bits.
         exact = torch.backends.cudnn.flags(allow_tf32=False)
-        with compute_threads(self.threads), torch.inference_mode(), self.mode(), exact:
-            return method(*tensors).cpu().numpy()
+        try:
+            with compute_threads(self.threads), torch.inference_mode(), self.mode(), exact:
+                return method(*tensors).cpu().numpy()
+        except RuntimeError as error:  # TorchScript's message ends in what happened
+            reason = str(error).strip().splitlines()[-1]
+            raise ArchiveError(
+                f"torch can't run the hypernetwork ({reason}): where memory is enough, its archive "
+                "is damaged"
+            ) from error
 
 
 @contextmanager

@@ -32,7 +32,10 @@ def open_engine(archive: Path, network: NetworkConfig, threads: int = 1) -> Engi
         MissingDependencyError: ONNX Runtime is not installed.
         ModelError: A model can't be loaded.
     """
-    sessions = {name: open_session(graph_file(archive, name), threads=threads) for name in GRAPHS}
+    sessions = {
+        name: open_session(graph_file(archive, name), threads=threads, few_runs=True)
+        for name in GRAPHS
+    }
     if network.encoder == KINDS:
         return KindsOnnxEngine(sessions, network)
     return OnnxEngine(sessions, network)

@@ -22,6 +22,9 @@ from onnx_ghn.hypernet.onnx_kinds import kinds_texts
 
 HEADER = '<ir_version: 10, opset_import: ["" : 20]>\n'
 
+BLOCK_BYTES = 16 << 20
+"""Weights of the decoder's last layer, nearly all that a large hypernetwork has, that a model may
+copy at once. Those of a small one are a single block."""
 
 TYPES = {
     "F32": onnx.TensorProto.FLOAT,
@@ -44,8 +47,8 @@ def build_graphs(network: NetworkConfig, weights: Path) -> dict[str, onnx.ModelP
     else:
         texts = _texts(network)
         shapes = {
-            "weight.positions.weight": (4 * network.hidden, network.side, network.side, -1),
-            "weight.positions.bias": (4 * network.hidden, network.side, network.side),
+            "weight.positions.weight": (4 * network.hidden, network.side**2, -1),
+            "weight.positions.bias": (4 * network.hidden, network.side**2),
             "weight.outer.weight": (*network.channels, -1),
             "weight.outer.bias": network.channels,
         }
@@ -122,10 +125,13 @@ def _weight(network: NetworkConfig) -> str:
   features = Constant <value_ints = [{features}]> ()
   inner_width = Constant <value_ints = [{2 * features}]> ()
   hidden = Constant <value_ints = [{network.hidden}]> ()
-  map_rows = Gather <axis = 1> (W_weight_positions_weight, rows)
-  window = Gather <axis = 2> (map_rows, columns)
-  bias_rows = Gather <axis = 1> (W_weight_positions_bias, rows)
-  bias_window = Gather <axis = 2> (bias_rows, columns)
+  side = Constant <value_int = {network.side}> ()
+  row_column = Unsqueeze (rows, axis1)
+  row_starts = Mul (row_column, side)
+  places = Add (row_starts, columns)
+  place_list = Reshape (places, flat)
+  window = Gather <axis = 1> (W_weight_positions_weight, place_list)
+  bias_window = Gather <axis = 1> (W_weight_positions_bias, place_list)
   window_shape = Concat <axis = 0> (flat, hidden)
   window_weight = Reshape (window, window_shape)
   window_bias = Reshape (bias_window, flat)
@@ -139,42 +145,71 @@ def _weight(network: NetworkConfig) -> str:
   position_rows = Reshape (by_position, feature_rows)
 """
     text += linear("inner", "position_rows", "weight_inner")
-    text += """
+    text += f"""
   inner_active = Relu (inner)
-  from = Constant <value_ints = [0, 0]> ()
-  both_axes = Constant <value_ints = [0, 1]> ()
-  to = Concat <axis = 0> (o, i)
-  outer_part = Slice (W_weight_outer_weight, from, to, both_axes)
-  bias_part = Slice (W_weight_outer_bias, from, to, both_axes)
   outer_shape = Concat <axis = 0> (flat, inner_width)
-  outer_weight = Reshape (outer_part, outer_shape)
-  outer_bias = Reshape (bias_part, flat)
-  outer = Gemm <transB = 1> (inner_active, outer_weight, outer_bias)
-  channels = Mul (o, i)
-  tile_rows = Concat <axis = 0> (nodes, flat, channels)
-  by_tile_row = Reshape (outer, tile_rows)
-  by_channel = Transpose <perm = [0, 2, 1]> (by_tile_row)
+  both_axes = Constant <value_ints = [0, 1]> ()
+  largest_block = Constant <value_ints = [{_block(network)}]> ()
+  block = Min (o, largest_block)
+  before_o = Sub (o, axis1)
+  last_block = Div (before_o, block)
+  blocks = Add (last_block, axis1)
+  block_number = Squeeze (blocks)
+  yes = Equal (zero, zero)
+  outer = Loop (block_number, yes) <
+    body = one_block (int64 k, bool go) => (bool more, float[m, c] block_rows) {{
+      more = Identity (go)
+      first = Mul (block, k)
+      end = Add (first, block)
+      from = Concat <axis = 0> (first, axis0)
+      to = Concat <axis = 0> (end, i)
+      block_part = Slice (W_weight_outer_weight, from, to, both_axes)
+      bias_part = Slice (W_weight_outer_bias, from, to, both_axes)
+      block_weight = Reshape (block_part, outer_shape)
+      block_bias = Reshape (bias_part, flat)
+      block_rows = Gemm <transB = 1> (inner_active, block_weight, block_bias)
+    }}
+  >
   height = Shape (rows)
   width = Shape (columns)
   map_size = Concat <axis = 0> (height, width)
+  split_shape = Concat <axis = 0> (blocks, nodes, flat, block, i)
+  by_block = Reshape (outer, split_shape)
+  by_channel = Transpose <perm = [1, 0, 3, 4, 2]> (by_block)
+  joined_shape = Concat <axis = 0> (nodes, flat, i, map_size)
+  joined = Reshape (by_channel, joined_shape)
+  whole_map = Slice (joined, axis0, o, axis1)
+  channels = Mul (o, i)
   map_shape = Concat <axis = 0> (nodes, channels, map_size)
-  map = Reshape (by_channel, map_shape)
+  map = Reshape (whole_map, map_shape)
   exceeds = Greater (kernel, map_size)
   exceeds_number = Cast <to = 7> (exceeds)
   exceeds_any = ReduceMax <keepdims = 0> (exceeds_number)
   resize = Cast <to = 9> (exceeds_any)
   kernels = If (resize) <
-    then_branch = resized () => (float[n, c, kh, kw] larger) {
+    then_branch = resized () => (float[n, c, kh, kw] larger) {{
       size = Concat <axis = 0> (nodes, channels, kernel)
       larger = Resize <mode = "linear", coordinate_transformation_mode = "half_pixel">
         (map, , , size)
-    },
-    else_branch = plain () => (float[n, c, kh, kw] same) { same = Identity (map) }
+    }},
+    else_branch = plain () => (float[n, c, kh, kw] same) {{ same = Identity (map) }}
   >
   tile_shape = Concat <axis = 0> (nodes, o, i, kernel)
   tile = Reshape (kernels, tile_shape)
-}"""
+}}"""
     return text
+
+
+def _block(network: NetworkConfig) -> int:
+    """Output channels that are decoded at once: their share of the last layer is copied.
+
+    A divisor of all channels, so that the last block is as large as the others.
+    """
+    channels = network.channels[0]
+    fits = BLOCK_BYTES // (4 * network.channels[1] * 8 * network.hidden)
+    return max(
+        size for size in range(1, channels + 1) if not channels % size and size <= max(1, fits)
+    )
 
 
 def _classifier() -> str:

@@ -6,8 +6,10 @@ own way is to fall back to the CPU in silence.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -19,19 +21,26 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnx_ghn.errors import MissingDependencyError, ModelError, OptionError
+from onnx_ghn.errors import DeviceError, MissingDependencyError, ModelError, OptionError
 
-INLINE_LIMIT = 1 << 29
+INLINE_LIMIT = 1 << 25
 """Bytes of tensors above which a model in memory goes to ONNX Runtime through a temporary file:
 protobuf ends at 2 GB, and a message needs its size several times over."""
 
 ERRORS_ONLY = 3
 """ONNX Runtime's log severity: warnings about unused or foldable nodes help no user."""
 
+FATAL_ONLY = 4
+"""That of a session: its errors arrive as exceptions and are told there."""
+
 MESSAGE_LIMIT = 400
 """Characters of ONNX Runtime's message that are shown: some hold every shape of the model."""
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+"""float32 as on the CPU: TF32 keeps ten bits of a mantissa. And no trial of all of cuDNN's
+algorithms, which takes longer than a few runs save, and may end otherwise the next time."""
 
 _ELEMENT_TYPES = {
     "float": np.float32,
@@ -107,7 +116,11 @@ class Session:
 
 
 def open_session(
-    model: ir.Model | bytes | str | os.PathLike[str], *, device: str = "cpu", threads: int = 1
+    model: ir.Model | bytes | str | os.PathLike[str],
+    *,
+    device: str = "cpu",
+    threads: int = 1,
+    few_runs: bool = False,
 ) -> Session:
     """Load a model in ONNX Runtime.
 
@@ -117,13 +130,16 @@ def open_session(
         device: "cpu" or "cuda".
         threads: Threads that one operator may use. With one, results do not depend on the
             number of cores.
+        few_runs: Save memory, and the time to load, of a model that runs a few times only: its
+            weights are used as they lie in the file, and memory goes back after each run.
 
     Returns:
         The session, on the provider that was asked for.
 
     Raises:
         MissingDependencyError: ONNX Runtime, or its CUDA build, is not installed.
-        OptionError: There is no such device, or CUDA does not start.
+        OptionError: There is no such device.
+        DeviceError: CUDA does not start.
         ModelError: ONNX Runtime can't load the model.
     """
     provider = PROVIDERS.get(device)
@@ -135,11 +151,11 @@ def open_session(
         with tempfile.TemporaryDirectory(prefix="onnx-ghn-", ignore_cleanup_errors=True) as folder:
             path = Path(folder) / "model.onnx"
             ir.save(model, path, external_data="model.data")
-            return _load(runtime, str(path), provider, threads)
+            return _load(runtime, str(path), provider, threads, few_runs)
     if isinstance(model, ir.Model):
-        return _load(runtime, ir.to_proto(model).SerializeToString(), provider, threads)
+        return _load(runtime, ir.to_proto(model).SerializeToString(), provider, threads, few_runs)
     source = model if isinstance(model, bytes) else str(Path(model).absolute())
-    return _load(runtime, source, provider, threads)
+    return _load(runtime, source, provider, threads, few_runs)
 
 
 def available_providers() -> tuple[str, ...]:
@@ -168,26 +184,33 @@ def _import_runtime(provider: str) -> ModuleType:
                 "so first: pip uninstall onnxruntime onnxruntime-gpu, then: "
                 "pip install 'onnx-ghn[gpu]'"
             )
-        onnxruntime.preload_dlls()  # finds the CUDA libraries that came with pip
+        with contextlib.redirect_stdout(sys.stderr):  # it prints; stdout is for our results
+            onnxruntime.preload_dlls()  # finds the CUDA libraries that came with pip
     return onnxruntime
 
 
-def _load(runtime: ModuleType, source: str | bytes, provider: str, threads: int) -> Session:
+def _load(
+    runtime: ModuleType, source: str | bytes, provider: str, threads: int, few_runs: bool
+) -> Session:
     options = runtime.SessionOptions()
+    if few_runs:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.enable_cpu_mem_arena = False
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = ERRORS_ONLY
+    options.log_severity_level = FATAL_ONLY
     options.use_deterministic_compute = True
-    providers = [provider]
-    if provider != PROVIDERS["cpu"]:
-        providers.append(PROVIDERS["cpu"])  # for the few operators that have no CUDA kernel
+    providers: list[Any] = [PROVIDERS["cpu"]]
+    if provider == PROVIDERS["cuda"]:
+        # The CPU stays, for the few operators that have no CUDA kernel.
+        providers.insert(0, (provider, CUDA_OPTIONS))
     try:
         session = runtime.InferenceSession(source, options, providers=providers)
     except Exception as error:  # onnxruntime's errors have no common base but this
         where = source if isinstance(source, str) else "the model"
         raise ModelError(f"ONNX Runtime can't load {where}: {_reason(error)}") from error
     if session.get_providers()[0] != provider:
-        raise OptionError(
+        raise DeviceError(
             f"ONNX Runtime could not start {provider}: is there a CUDA device, and do its driver "
             "and libraries fit this ONNX Runtime? Or use --device cpu"
         )

@@ -226,6 +226,39 @@ def test_sums_of_other_archives_stay(tmp_path):
         ({"vocabulary": {"name": "other", "version": 1}}, "vocabulary"),
         ({"nonsense": 1}, "nonsense"),
         ({"network": {}}, "lacks or misnames"),
+        ({"vocabulary": "ghn"}, "damaged"),
+        ({"columns": ["op", 3]}, "file: .*wrong type"),
+        ({"columns": [["op"]]}, "file: .*wrong type"),
+        ({"mean": ["0.5"]}, "file: .*wrong type"),
+        ({"provenance": []}, "file: .*wrong type"),
+        (
+            {"network": {"encoder": GATED, "hidden": 8, "channels": [8], "side": 3, "classes": 5}},
+            "file: .*sizes",
+        ),
+        (
+            {
+                "network": {
+                    "encoder": GATED,
+                    "hidden": 8,
+                    "channels": [8, "8"],
+                    "side": 3,
+                    "classes": 5,
+                }
+            },
+            "file: .*sizes",
+        ),
+        (
+            {
+                "network": {
+                    "encoder": GATED,
+                    "hidden": 0,
+                    "channels": [8, 8],
+                    "side": 3,
+                    "classes": 5,
+                }
+            },
+            "file: .*sizes",
+        ),
     ],
 )
 def test_a_configuration_that_the_tool_does_not_know_is_an_error(change, message):
@@ -234,7 +267,7 @@ def test_a_configuration_that_the_tool_does_not_know_is_an_error(change, message
         ArchiveConfig.from_json(text, "file")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '"text"', "{}"])
+@pytest.mark.parametrize("text", ["", "[]", "{", '"text"', "{}", "[" * 100_000])
 def test_a_damaged_configuration_is_an_error(text):
     with pytest.raises(ArchiveError, match="damaged"):
         ArchiveConfig.from_json(text, "file")

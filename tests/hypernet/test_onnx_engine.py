@@ -83,6 +83,26 @@ def test_weights_agree(engines, size, kernel):
     assert found.dtype == np.float32
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+def test_weights_decoded_block_by_block_agree(tmp_path, monkeypatch, channels):
+    network = NETWORKS[0]
+    one_channel = 4 * network.channels[1] * 8 * network.hidden
+    monkeypatch.setattr("onnx_ghn.hypernet.onnx_graphs.BLOCK_BYTES", channels * one_channel + 1)
+    torch.manual_seed(0)
+    state = {k: v.numpy() for k, v in Hypernetwork(network).state_dict().items()}
+    file = tmp_path / "blocks.pt"
+    write_archive(file, ArchiveConfig(name="blocks", network=network, trained=False), state)
+    eager = load_archive(file).engine
+    runtime = load_archive(file, engine="onnxruntime").engine
+    states = np.random.default_rng(0).normal(size=(3, network.hidden)).astype(np.float32)
+    rows = np.zeros((3, 5), np.int64)
+    for size in itertools.product([1, 3, 4, 5, 19, 20], [1, 7, 18], [1, 3], [2, 7]):
+        expected = eager.decode_weight(states, rows, *size)
+        np.testing.assert_allclose(
+            runtime.decode_weight(states, rows, *size), expected, atol=1e-5, err_msg=str(size)
+        )
+
+
 def eager_width(engine):
     return engine.encode(np.zeros((1, 5), np.int64), np.zeros((1, 1), np.int64)).shape[1]
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnx_ghn.errors import MissingDependencyError, ModelError, OptionError
+from onnx_ghn.errors import DeviceError, MissingDependencyError, ModelError, OptionError
 from onnx_ghn.run import session as session_module
 from onnx_ghn.run.session import Input, open_session
 
@@ -99,11 +101,59 @@ def test_cuda_that_is_not_installed_is_an_error():
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not cuda_is_there(), reason="this ONNX Runtime has no CUDA")
+@pytest.mark.usefixtures("runtime_on_cuda")
 def test_cuda_runs():
     session = open_session(linear(), device="cuda")
     assert session.provider == "CUDAExecutionProvider"
     check(session)
+
+
+class CudaBuild:
+    """What we use of ONNX Runtime's CUDA build; its sessions run on `starts`."""
+
+    def __init__(self, starts: str) -> None:
+        self.starts = starts
+        self.asked: list[Any] = []
+
+    SessionOptions = SimpleNamespace
+
+    def set_default_logger_severity(self, severity: int) -> None: ...
+
+    def get_available_providers(self) -> list[str]:
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def preload_dlls(self) -> None:
+        print("Failed to load libcudnn.so")  # as the real one does, to stdout
+
+    def InferenceSession(self, source: Any, options: Any, providers: list[Any]) -> Any:
+        self.asked = providers
+        value = SimpleNamespace(name="x", type="tensor(float)", shape=[])
+        return SimpleNamespace(
+            get_providers=lambda: [self.starts],
+            get_inputs=lambda: [value],
+            get_outputs=lambda: [value],
+            disable_fallback=lambda: None,
+        )
+
+
+def test_cuda_that_does_not_start_is_an_error(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnxruntime", CudaBuild("CPUExecutionProvider"))
+    with pytest.raises(DeviceError, match="could not start CUDAExecutionProvider"):
+        open_session(linear(), device="cuda")
+    printed = capsys.readouterr()
+    assert printed.out == "" and "libcudnn" in printed.err
+
+
+def test_cuda_computes_in_whole_float32(monkeypatch):
+    build = CudaBuild("CUDAExecutionProvider")
+    monkeypatch.setitem(sys.modules, "onnxruntime", build)
+    assert open_session(linear(), device="cuda").provider == "CUDAExecutionProvider"
+    (name, options), last = build.asked
+    assert (name, options["use_tf32"], last) == (
+        "CUDAExecutionProvider",
+        "0",
+        "CPUExecutionProvider",
+    )
 
 
 def test_missing_runtime_names_both_commands(monkeypatch: pytest.MonkeyPatch):
