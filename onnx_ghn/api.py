@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from onnx_ghn.model_files import Destination, ModelLike, load, name_of
+from onnx_ghn.model_files import Destination, ModelLike, load, name_of, naming
 from onnx_ghn.options import InitializeOptions, RunOptions
 from onnx_ghn.report import Report, Status
 
@@ -76,7 +76,8 @@ def initialize(
     calibration = None
     if data is not None:
         calibration = partial(_calibrate_fresh, data, options, run or RunOptions())
-    report = initialize_model(loaded, options, calibration=calibration)
+    with naming(name_of(model)):
+        report = initialize_model(loaded, options, calibration=calibration)
     report.seconds["read"] += parsed - start
     report.model = name_of(model)
     written = time.perf_counter()
@@ -166,6 +167,7 @@ def calibrate(
     shard_size: int | None = None,
     max_bytes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    save_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[ir.Model, Report]:
     """Estimate the running statistics of BatchNormalization anew; weights stay.
 
@@ -176,8 +178,9 @@ def calibrate(
         model: A path, or a model in memory, which is changed in place and not written unless
             `output` is given.
         output: Where to write the result; `<stem>.calibrated.onnx` beside the model where None.
-        data: A folder of `class/xxx.jpg`, an `.npz` file with `x` and `y`, or an iterable of
-            (x, y); seeded unit noise where None. Labels are not used.
+        data: A folder of `class/xxx.jpg`, an `.npz` file with `x` and `y`, an iterable of
+            (x, y), or a function that gives one; seeded unit noise where None. Labels are not
+            used.
         options: Size of batches and images, normalisation, device.
         folded: Also scale each Conv that may hold a folded BatchNormalization, so that its output
             has mean 0 and variance 1 a channel. For fresh weights: it changes what trained ones
@@ -188,6 +191,7 @@ def calibrate(
         shard_size: Write the tensors into data files of at most so many bytes.
         max_bytes: Refuse a model whose tensors take more.
         progress: Called with the examples seen so far and in all.
+        save_progress: Called with the bytes written so far and in all.
 
     Returns:
         The model and the report.
@@ -208,10 +212,11 @@ def calibrate(
     if data is None:
         calibrate_from_noise(loaded, options, report, folded=folded, seed=seed)
     else:
-        batches = _batches(loaded, data, options, seed, progress=progress)
+        with naming(name_of(model)):
+            batches = _batches(loaded, data, options, seed, progress=progress)
         calibrate_from_data(loaded, batches, options, report, folded=folded)
     report.seconds["calibrate"] = time.perf_counter() - start
-    destination.save(loaded, shard_size=shard_size)
+    destination.save(loaded, shard_size=shard_size, progress=save_progress)
     return loaded, report
 
 
@@ -277,8 +282,8 @@ def evaluate(
 
     Args:
         model: A path, or a model in memory. Its first output holds the scores [batch, classes].
-        data: A folder of `class/xxx.jpg`, an `.npz` file with `x` and `y`, or an iterable of
-            (x, y).
+        data: A folder of `class/xxx.jpg`, an `.npz` file with `x` and `y`, an iterable of
+            (x, y), or a function that gives one.
         options: Size of batches and images, normalisation, device.
         batch_statistics: Let each BatchNormalization use the statistics of the batch, as the
             authors of the GHN papers test networks with predicted parameters.
@@ -310,7 +315,8 @@ def evaluate(
     complete = copy_model(loaded)
     report = initialize_model(complete, fill)
     archive = archive_normalisation(fill, report)
-    batches = _batches(complete, data, options, fill.seed, archive, progress)
+    with naming(name_of(model)):
+        batches = _batches(complete, data, options, fill.seed, archive, progress)
     warnings = warnings_of_missing(report)
     tested = complete
     if batch_statistics:
@@ -352,8 +358,8 @@ def rank(
     Args:
         models: Files, globs, folders, and .txt files that list such; may be empty where the
             options ask for networks from the generator.
-        data: A folder of `class/xxx.jpg`, an `.npz` file with `x` and `y`, or an iterable of
-            (x, y).
+        data: A folder of `class/xxx.jpg`, an `.npz` file with `x` and `y`, an iterable of
+            (x, y), or a function that gives one.
         options: What to rank by, how to set tensors, and on which processes.
         run: Size of batches and images, normalisation, limit, device.
         out: File to which each record is appended as a JSON line. A candidate that is there is

@@ -11,11 +11,12 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from onnx_ghn.data import Data, DataError, Labels, Source, load_data
-from onnx_ghn.errors import MissingDependencyError, OptionError
+from onnx_ghn.errors import OptionError
 from onnx_ghn.input_form import InputForm, input_form
 from onnx_ghn.options import InitializeOptions, RunOptions
 from onnx_ghn.random_stream import RandomStream
 from onnx_ghn.report import Report, Status
+from onnx_ghn.resizing import Resize
 
 if TYPE_CHECKING:
     from onnx_ghn.hypernet.config import ArchiveConfig
@@ -123,11 +124,13 @@ class Batches:
         self.form = form
         self.size = form.batch or options.batch_size
         self._progress = progress
-        self._image: tuple[int, int, int] | None = None
+        self._resize: Resize | None = None
+        self._channels: int | None = None
         self.normalisation = Normalisation(source="the data is used as it is")
         if data.is_image:
-            self._image = _image_shape(data, form, options)
-            self.normalisation = _normalisation(form, options, normalisation, self._image[2])
+            self._resize = _resize(data, form, options)
+            self._channels = _channels(data, form)
+            self.normalisation = _normalisation(form, options, normalisation, self._channels)
         else:
             _check_ready(data, form, options)
         if form.batch and options.batch_size not in (form.batch, RunOptions().batch_size):
@@ -171,7 +174,7 @@ class Batches:
 
     def record_normalisation(self, model: ir.Model) -> None:
         """Write into the model's metadata how its images are to be normalised."""
-        if self._image is not None and self.form.dtype.kind == "f":
+        if self.data.is_image and self.form.dtype.kind == "f":
             for key, numbers in (
                 ("mean", self.normalisation.mean),
                 ("std", self.normalisation.std),
@@ -190,7 +193,7 @@ class Batches:
             "layout": self.form.layout,
             "shape": list(example),
             "batch_size": self.size,
-            "resized": self._image is not None and self._image[:2] != self.data.x.shape[1:3],
+            "resize": None if self._resize is None else self._resize.how,
             "mean": list(self.normalisation.mean),
             "std": list(self.normalisation.std),
             "normalisation": self.normalisation.source,
@@ -198,10 +201,11 @@ class Batches:
 
     def prepared(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Examples [n, ...] of the data, in the form that the model takes."""
-        if self._image is None:
+        if self._channels is None:
             return np.ascontiguousarray(x, self.form.dtype)
-        rows, columns, channels = self._image
-        x = _with_channels(_resized(x, rows, columns), channels)
+        if self._resize is not None and self._resize != self.data.resize:
+            x = self._resize.arrays(x)
+        x = _with_channels(x, self._channels)
         if self.form.dtype.kind == "f":
             x = x.astype(np.float32) / 255
             if self.normalisation.mean:
@@ -226,7 +230,7 @@ def make_batches(
     """Read labelled data for a model.
 
     Args:
-        source: A folder of `class/xxx.jpg`, an `.npz` file, or an iterable of (x, y).
+        source: As for `load_data`.
         model: The model that will run; weights are not looked at.
         options: Size of batches and images, normalisation, limit.
         seed: Seed of the order.
@@ -241,14 +245,21 @@ def make_batches(
     """
     options = options or RunOptions()
     form = input_form(model)
-    side = max((size for size in form.size if size is not None), default=options.side)
-    data = read(source, side=side or None)
+    data = read(source, resize=wanted_size(form, options))
     known = recorded_normalisation(model) or normalisation
     return Batches(data, form, options, seed=seed, normalisation=known, progress=progress)
 
 
-def _image_shape(data: Data, form: InputForm, options: RunOptions) -> tuple[int, int, int]:
-    """Rows, columns and channels to bring images to."""
+def wanted_size(form: InputForm, options: RunOptions) -> Resize | None:
+    """The size that images get; None where they keep their own."""
+    rows, columns = (declared or options.side for declared in form.size)
+    if not rows and not columns:
+        return None
+    return Resize(rows or columns, columns or rows, options.resize)
+
+
+def _resize(data: Data, form: InputForm, options: RunOptions) -> Resize | None:
+    """As `wanted_size`, after a check that the model takes images of this size."""
     if not form.layout:
         raise DataError(
             f"{data.source}: holds images, and input {form.name!r} of the model has "
@@ -259,17 +270,19 @@ def _image_shape(data: Data, form: InputForm, options: RunOptions) -> tuple[int,
     for size in form.size:
         if size is not None and options.side not in (0, size):
             raise OptionError(f"the model takes images of side {size}, not {options.side}")
-    given = data.x.shape[1:]
-    rows, columns = (
-        declared or options.side or own for declared, own in zip(form.size, given[:2], strict=True)
-    )
-    channels = form.channels or given[2]
-    if channels != given[2] and (given[2], channels) not in ((1, 3), (3, 1), (4, 3)):
+    return wanted_size(form, options)
+
+
+def _channels(data: Data, form: InputForm) -> int:
+    """Channels to bring images to."""
+    own = int(data.x.shape[3])
+    channels = form.channels or own
+    if channels != own and (own, channels) not in ((1, 3), (3, 1), (4, 3)):
         raise DataError(
-            f"{data.source}: images of {given[2]} channels, and input {form.name!r} of the model "
+            f"{data.source}: images of {own} channels, and input {form.name!r} of the model "
             f"takes {channels}"
         )
-    return rows, columns, channels
+    return channels
 
 
 def _normalisation(
@@ -291,10 +304,10 @@ def _normalisation(
 
 def _check_ready(data: Data, form: InputForm, options: RunOptions) -> None:
     """Check that float data has the shape that the model takes."""
-    if options.mean or options.std or options.side:
+    if options.mean or options.std or options.side or options.resize != RunOptions().resize:
         raise OptionError(
-            f"{data.source}: x is float32, which is used as it is: mean, std and side are for "
-            "uint8 images"
+            f"{data.source}: x is float32, which is used as it is: mean, std, side and resize are "
+            "for uint8 images"
         )
     given = data.x.shape[1:]
     wanted = form.shape[1:]
@@ -307,28 +320,6 @@ def _check_ready(data: Data, form: InputForm, options: RunOptions) -> None:
             f"{data.source}: x is float32 of shape {' x '.join(map(str, given))} an example, and "
             f"input {form.name!r} of the model takes {form.dtype} of {declared}"
         )
-
-
-def _resized(x: npt.NDArray[Any], rows: int, columns: int) -> npt.NDArray[Any]:
-    """uint8 [n, H, W, C] at another size, bilinear, averaged where it shrinks."""
-    if x.shape[1:3] == (rows, columns):
-        return x
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise MissingDependencyError(
-            "resizing images needs Pillow: pip install 'onnx-ghn[train]'"
-        ) from error
-    grey = x.shape[3] == 1
-    resized = [
-        np.asarray(
-            Image.fromarray(image[..., 0] if grey else image).resize(
-                (columns, rows), Image.Resampling.BILINEAR
-            )
-        )
-        for image in x
-    ]
-    return np.stack(resized).reshape(len(x), rows, columns, x.shape[3])
 
 
 def _with_channels(x: npt.NDArray[Any], channels: int) -> npt.NDArray[Any]:

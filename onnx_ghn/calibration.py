@@ -17,6 +17,10 @@ from onnx_ghn.report import Outcome, Report, Status
 LEFT = "left as it was"
 """How a note begins that says why a tensor was not set."""
 
+NORMS = frozenset(
+    {"BatchNormalization", "InstanceNormalization", "GroupNormalization", "LayerNormalization"}
+)
+
 
 def unchanged(model: ir.Model, name: str) -> Report:
     """The report of a complete model in which nothing was changed so far.
@@ -43,7 +47,7 @@ def calibrate_from_noise(
     calibrate = Calibrate(seed=seed, folded=folded, device=options.device, threads=options.threads)
     calibrate(model)
     report.warnings.append("calibrated from noise: statistics of real data will differ")
-    _update(report, calibrate.notes, "noise")
+    _update(model, report, calibrate.notes, "noise")
 
 
 def calibrate_fresh(model: ir.Model, batches: Batches, options: RunOptions, report: Report) -> None:
@@ -70,13 +74,22 @@ def calibrate_from_data(
     batches.record_normalisation(model)
     report.data = batches.to_json()
     report.warnings += batches.warnings_of_statistics()
-    _update(report, calibrate.notes, "data")
+    _update(model, report, calibrate.notes, "data")
 
 
-def _update(report: Report, notes: dict[str, str], method: str) -> None:
+def lacks_norms(model: ir.Model) -> bool:
+    """Whether a model has Convs and no normalisation: some exporters fold it into the Convs."""
+    kinds = {node.op_type for node in model.graph.all_nodes()}
+    return "Conv" in kinds and kinds.isdisjoint(NORMS)
+
+
+def _update(model: ir.Model, report: Report, notes: dict[str, str], method: str) -> None:
     """Bring the outcomes of a report up to date with what a calibration noted."""
     if not notes:
-        report.warnings.append("nothing to calibrate: the model has no BatchNormalization")
+        hint = "; if the exporter folded it into the Convs, export it so that it stays"
+        report.warnings.append(
+            f"nothing to calibrate: the model has no BatchNormalization{hint * lacks_norms(model)}"
+        )
     report.outcomes = [_updated(outcome, notes, method) for outcome in report.outcomes]
     for name, note in notes.items():
         if note.startswith(LEFT):

@@ -3,17 +3,19 @@
 - A folder holds one subfolder for each class (`class/xxx.jpg`); classes are numbered in the order
   of their names. Images are decoded once and kept as uint8 in a cache.
 - An `.npz` file holds `x`, uint8 [N, H, W, C] or float32 as the model takes it, and `y`, int [N].
-- An iterable gives (x, y), one example or one batch at a time.
+- An iterable, or a function that gives one, gives (x, y), one example or one batch at a time.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
+import stat
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +24,23 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_ghn.errors import MissingDependencyError, OnnxGhnError
-from onnx_ghn.model_io.atomic import AtomicFile
+from onnx_ghn.model_io.atomic import AtomicFile, exclusive
+from onnx_ghn.resizing import Resize
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff"})
 CACHE_VARIABLE = "ONNX_GHN_CACHE"
 """Environment variable that names the folder of decoded images; ~/.cache/onnx-ghn if unset."""
 
+MAX_EXPANDED_BYTES = 256 << 20
+MAX_COMPRESSION = 16
+"""Arrays that take more than so many bytes are read if their file has a 16th of them at least."""
+
+MAX_CLASSES = 1 << 20
+"""A larger class number is taken for damage or an attack."""
+
 Labels = npt.NDArray[np.int64]
-Source = str | os.PathLike[str] | Iterable[tuple[Any, Any]]
+Examples = Iterable[tuple[Any, Any]]
+Source = str | os.PathLike[str] | Examples | Callable[[], Examples]
 
 
 class DataError(OnnxGhnError):
@@ -45,12 +56,14 @@ class Data:
         y: int64 [N], class numbers from 0.
         classes: Class names; their numbers where they have no names.
         source: Where it comes from, for messages.
+        resize: How the images were brought to their size; None where it is their own.
     """
 
     x: npt.NDArray[Any]
     y: Labels
     classes: tuple[str, ...]
     source: str
+    resize: Resize | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -62,7 +75,7 @@ class Data:
 
     def take(self, indices: Labels) -> Data:
         """The examples at `indices`, in that order."""
-        return Data(self.x[indices], self.y[indices], self.classes, self.source)
+        return dataclasses.replace(self, x=self.x[indices], y=self.y[indices])
 
     def split(self, share: float = 0.1) -> tuple[Data, Data]:
         """Hold out the last `share` of each class, in the order of the examples.
@@ -118,23 +131,25 @@ def normalised(
     return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
 
 
-def load_data(source: Source, *, side: int | None = None) -> Data:
+def load_data(source: Source, *, resize: Resize | None = None) -> Data:
     """Read labelled data.
 
     Args:
-        source: A folder, an `.npz` file, or an iterable of (x, y).
-        side: Rows and columns to which the images of a folder are resized; None keeps their
-            size, which must then be the same for all.
+        source: A folder, an `.npz` file, an iterable of (x, y), or a function that gives one.
+        resize: What is done with the images of a folder; None keeps their size, which must then
+            be the same for all.
 
     Raises:
         DataError: There is nothing there, or it is malformed.
         MissingDependencyError: Pillow, which decodes images, isn't installed.
     """
+    if callable(source) and not isinstance(source, Iterable):
+        source = source()
     if not isinstance(source, (str, os.PathLike)):
         return _from_iterable(source)
     path = Path(source)
     if path.is_dir():
-        return _from_folder(path, side)
+        return _from_folder(path, resize)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder of labelled data")
     return _from_npz(path)
@@ -143,11 +158,14 @@ def load_data(source: Source, *, side: int | None = None) -> Data:
 def _from_npz(path: Path) -> Data:
     if not path.is_file():
         raise DataError(f"{path}: is no regular file")  # a pipe or a device never ends
+    if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle, and advise to load that
+        raise DataError(f"{path}: is not an .npz file; save it with numpy.savez(x=…, y=…)")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             if "x" not in arrays or "y" not in arrays:
                 found = ", ".join(arrays.files) or "none"
                 raise DataError(f"{path}: needs the arrays 'x' and 'y', found {found}")
+            _check_expansion(path, arrays.zip.infolist())
             x, y = arrays["x"], arrays["y"]
     except (*_UNREADABLE, zipfile.BadZipFile, zlib.error, tokenize.TokenError) as error:
         reason = " ".join(str(error).split())
@@ -159,14 +177,32 @@ def _from_npz(path: Path) -> Data:
     return _checked(x, y, str(path))
 
 
+def _check_expansion(path: Path, entries: Iterable[zipfile.ZipInfo]) -> None:
+    """Refuse a small file of huge arrays; no entry can hold more than it declares.
+
+    Raises:
+        DataError: The arrays take more than such a file may expand to.
+    """
+    expanded = sum(entry.file_size for entry in entries)
+    if expanded > max(MAX_EXPANDED_BYTES, MAX_COMPRESSION * path.stat().st_size):
+        raise DataError(
+            f"{path}: expands to {expanded / 1e6:,.0f} MB, {MAX_COMPRESSION} times its size and "
+            "more, as an attack would: if you trust it, save it uncompressed, with numpy.savez"
+        )
+
+
 _UNREADABLE = (OSError, ValueError, EOFError, MemoryError, OverflowError, SyntaxError)
 """What NumPy raises on a damaged file; MemoryError where a header claims a huge array."""
 
 
-def _from_iterable(source: Iterable[tuple[Any, Any]]) -> Data:
+def _from_iterable(source: Examples) -> Data:
     xs, ys = [], []
     name = "the iterable of data"
-    for item in source:
+    try:
+        items = iter(source)
+    except TypeError as error:
+        raise DataError(f"data must be a path or an iterable, not {type(source)}") from error
+    for item in items:
         try:
             x, y = item
         except (TypeError, ValueError) as error:
@@ -185,7 +221,7 @@ def _from_iterable(source: Iterable[tuple[Any, Any]]) -> Data:
 
 
 def _checked(x: npt.NDArray[Any], y: npt.NDArray[Any], source: str) -> Data:
-    if x.dtype == np.float64:
+    if x.dtype in (np.float64, np.float16):
         x = x.astype(np.float32)
     if x.dtype not in (np.uint8, np.float32):
         raise DataError(f"{source}: x must be uint8 or float32, it is {x.dtype}")
@@ -195,13 +231,17 @@ def _checked(x: npt.NDArray[Any], y: npt.NDArray[Any], source: str) -> Data:
         raise DataError(f"{source}: y must be integers of shape [N], it is {y.dtype} {y.shape}")
     if len(x) != len(y) or not len(y):
         raise DataError(f"{source}: {len(x)} examples and {len(y)} labels")
+    if not x.size:
+        raise DataError(f"{source}: x of shape {x.shape} holds nothing")
     if y.min() < 0:
         raise DataError(f"{source}: y has negative class numbers")
+    if y.max() >= MAX_CLASSES:
+        raise DataError(f"{source}: y has the class number {y.max()}; {MAX_CLASSES - 1} is allowed")
     classes = tuple(str(label) for label in range(int(y.max()) + 1))
     return Data(x, y.astype(np.int64), classes, source)
 
 
-def _from_folder(root: Path, side: int | None) -> Data:
+def _from_folder(root: Path, resize: Resize | None) -> Data:
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir())
     files: list[Path] = []
     labels: list[int] = []
@@ -217,22 +257,29 @@ def _from_folder(root: Path, side: int | None) -> Data:
         labels += [label] * len(mine)
     if not files:
         raise DataError(f"{root}: no class folders with images (expected {root}/class/xxx.jpg)")
-    cache = _cache_file(root, files, side)
+    cache = _cache_file(root, files, resize)
     if not cache.exists():
-        _decode(files, cache, side)
+        with exclusive(root):  # of many workers one decodes, and the others wait for it
+            if not cache.exists():
+                _decode(files, cache, resize)
     try:
         x = np.load(cache, mmap_mode="r")
     except (OSError, ValueError) as error:
         raise DataError(f"{cache}: the cache of decoded images is damaged; delete it") from error
     names = tuple(folder.name for folder in folders)
-    return Data(x, np.array(labels, np.int64), names, str(root))
+    return Data(x, np.array(labels, np.int64), names, str(root), resize)
 
 
-def _cache_file(root: Path, files: list[Path], side: int | None) -> Path:
+def _cache_file(root: Path, files: list[Path], resize: Resize | None) -> Path:
     """Where the decoded images of these very files are kept."""
-    digest = hashlib.sha256(f"{side}".encode())
+    digest = hashlib.sha256(f"{resize}".encode())
     for file in files:
-        status = file.stat()
+        try:
+            status = file.stat()
+        except OSError as error:
+            raise DataError(f"{file}: can't be read: {error.strerror}") from error
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"{file}: is no regular file")
         line = f"{file.relative_to(root)}\0{status.st_size}\0{status.st_mtime_ns}\n"
         digest.update(line.encode("utf-8", "surrogateescape"))
     folder = os.environ.get(CACHE_VARIABLE)
@@ -240,9 +287,9 @@ def _cache_file(root: Path, files: list[Path], side: int | None) -> Path:
     return base / f"images-{digest.hexdigest()[:32]}.npy"
 
 
-def _decode(files: list[Path], cache: Path, side: int | None) -> None:
+def _decode(files: list[Path], cache: Path, resize: Resize | None) -> None:
     """Decode all files into one uint8 array, written to `cache` in one piece or not at all."""
-    first = _image(files[0], side)
+    first = _image(files[0], resize)
     header = {
         "descr": np.lib.format.dtype_to_descr(first.dtype),
         "fortran_order": False,
@@ -253,11 +300,11 @@ def _decode(files: list[Path], cache: Path, side: int | None) -> None:
         with AtomicFile(cache.parent) as output:
             np.lib.format.write_array_header_1_0(output.file, header)
             for file in files:
-                image = _image(file, side)
+                image = _image(file, resize)
                 if image.shape != first.shape:
                     raise DataError(
                         f"{file}: {image.shape[1]} x {image.shape[0]} pixels where {files[0]} has "
-                        f"{first.shape[1]} x {first.shape[0]}: give a side to resize to"
+                        f"{first.shape[1]} x {first.shape[0]}: give a side to resize to (--side)"
                     )
                 output.file.write(image.tobytes())
             output.sync()  # whoever finds the name maps the whole file
@@ -268,7 +315,7 @@ def _decode(files: list[Path], cache: Path, side: int | None) -> None:
         ) from error
 
 
-def _image(file: Path, side: int | None) -> npt.NDArray[np.uint8]:
+def _image(file: Path, resize: Resize | None) -> npt.NDArray[np.uint8]:
     try:
         from PIL import Image
     except ImportError as error:
@@ -278,8 +325,6 @@ def _image(file: Path, side: int | None) -> npt.NDArray[np.uint8]:
     try:
         with Image.open(file) as opened:
             image = opened.convert("RGB")
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # decoders of damaged files raise anything
         raise DataError(f"{file}: can't be decoded as an image: {error}") from error
-    if side is not None and image.size != (side, side):
-        image = image.resize((side, side), Image.Resampling.BILINEAR)
-    return np.asarray(image)
+    return np.asarray(image if resize is None else resize.image(image))

@@ -23,6 +23,10 @@ class OptionError(OnnxGhnError):
     """An option or a combination of options that makes no sense for this model."""
 
 
+class DeviceError(OptionError):
+    """The device that was asked for is not there, or does not start."""
+
+
 class MissingDependencyError(OnnxGhnError):
     """An optional package is needed; the message holds the command that installs it."""
 

@@ -13,7 +13,7 @@ from onnx_ghn.hypernet.archive import ArchiveInfo
 from onnx_ghn.hypernet.predict import reasons_against
 from onnx_ghn.options import InitializeOptions
 from onnx_ghn.overrides import Request, unknown_tensor
-from onnx_ghn.plan import decide, judge_tensor
+from onnx_ghn.plan import make_plan
 from onnx_ghn.read.graph import Op
 from onnx_ghn.read.layout import Reshape, Step
 from onnx_ghn.read.marks import mark_of
@@ -101,11 +101,10 @@ def explain(
         raise OptionError(f"--why: {unknown_tensor(name, reading)}")
     parameter = reading.parameters[index]
     against = reasons_against(reading, archive)[index]
-    method = decide(options, archive, reading)["method"]
     try:
-        request = requests.get(name, Request())
-        status, chosen, reason = judge_tensor(parameter, request, options, method, against)
-        outcome = f"{status} ({chosen}): {reason}" if chosen else f"{status}: {reason}"
+        found = make_plan(reading, options, archive, requests).outcomes[index]
+        method = f" ({found.method})" if found.method else ""
+        outcome = f"{found.status}{method}: {found.reason}"
     except OnnxGhnError as error:
         outcome = f"error: {error}"
     tied = tuple(p.name for p in reading.parameters if p.tie == parameter.tie and p.name != name)

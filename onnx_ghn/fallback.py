@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
 
 from onnx_ghn.errors import ModelError, OptionError
 from onnx_ghn.orthogonal import orthogonal_rows
 from onnx_ghn.random_stream import RandomStream
-from onnx_ghn.read.context import NORMS, PASSING
+from onnx_ghn.read.context import NORMS
 from onnx_ghn.read.parameter import Parameter, Role
+from onnx_ghn.read.residual import LAYER_SCALE, closes_branch
 
 LARGE = 1 << 24
 """Elements above which a matrix is drawn as independent normals, at the speed of memory."""
@@ -32,10 +32,6 @@ TABLE_STD = 0.02
 
 TRUNCATION = 2.0
 """Where the normal distribution of tables is cut, in standard deviations."""
-
-LAYER_SCALE = 0.1
-"""Largest of the published values (1e-6 to 0.1, smaller for deeper networks; Touvron et al.,
-"Going deeper with image transformers", 2021): a branch starts small, but carries signal."""
 
 PRELU_SLOPE = 0.25
 """He et al., 2015."""
@@ -202,7 +198,8 @@ def _constant(parameter: Parameter) -> float:
     if role in _NEUTRAL_ROLES:
         return parameter.neutral
     if role is Role.LAYER_SCALE:
-        return LAYER_SCALE if _closes_branch(parameter) else 1.0
+        sites = [site.node for site in parameter.sites]
+        return LAYER_SCALE if not sites or closes_branch(sites) else 1.0
     if role is Role.PRELU_SLOPE:
         return PRELU_SLOPE
     if role is Role.LOGIT_SCALE:
@@ -239,30 +236,6 @@ def _table_std(parameter: Parameter) -> float:
                 seen.add(successor)
                 pending.append(successor)
     return 1.0
-
-
-def _closes_branch(parameter: Parameter) -> bool:
-    """Whether what the tensor scales is then added to a residual stream, and not to a bias."""
-    pending = [site.node for site in parameter.sites]
-    closes = not pending
-    while pending:
-        for output in pending.pop().outputs:
-            for node, index in output.uses():
-                others = [value for place, value in enumerate(node.inputs) if place != index]
-                if node.op_type in ("Add", "Sum") and any(map(_is_computed, others)):
-                    return True
-                if node.op_type in PASSING:
-                    pending.append(node)
-    return closes
-
-
-def _is_computed(value: ir.Value | None) -> bool:
-    """Whether a value is data: neither a tensor of the file nor an input."""
-    node = value.producer() if value is not None else None
-    while node is not None and node.op_type in PASSING:
-        source = node.inputs[0]
-        node = source.producer() if source is not None else None
-    return node is not None and node.op_type not in ("Constant", "ConstantOfShape")
 
 
 def _reaches_exp(parameter: Parameter) -> bool:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
 
 from onnx_ghn import model_io
+from onnx_ghn.errors import ModelError, UnsupportedOperatorError
 
 ModelLike = str | os.PathLike[str] | ir.Model
 
@@ -28,6 +30,17 @@ def load(model: ModelLike, max_bytes: int | None) -> ir.Model:
 def name_of(model: ModelLike) -> str:
     """What a report calls the model: its path, or the name of its graph."""
     return model.graph.name or "" if isinstance(model, ir.Model) else str(model)
+
+
+@contextlib.contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Let errors on a node, a tensor or an input say of which model."""
+    try:
+        yield
+    except (ModelError, UnsupportedOperatorError) as error:
+        if not name or name in str(error):
+            raise
+        raise type(error)(f"{name}: {error}") from error
 
 
 @dataclass(frozen=True)

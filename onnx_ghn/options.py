@@ -21,6 +21,10 @@ ENGINES = ("torch", "onnxruntime")
 
 DEVICES = ("cpu", "cuda")
 
+MAX_THREADS = 1024
+
+RESIZES = ("crop", "imagenet", "stretch")
+
 
 def option(default: Any, help: str, **metadata: Any) -> Any:
     """A dataclass field that describes itself: help text, and click's own keywords."""
@@ -120,6 +124,13 @@ class RunOptions:
         "their size.",
         min=0,
     )
+    resize: str = option(
+        "crop",
+        "How images of another size get there. crop: scaled until both sides fit, then the centre; "
+        "imagenet: likewise with a margin, 256 pixels for 224, as pretrained networks are tested; "
+        "stretch: each side by itself.",
+        choices=RESIZES,
+    )
     mean: tuple[float, ...] = option(
         (),
         "Subtracted from images in [0, 1], one number or one a channel.  [default: what the model "
@@ -138,16 +149,19 @@ class RunOptions:
         1,
         "Threads of ONNX Runtime on the CPU. With one, the number of cores changes no bit.",
         min=1,
+        max=MAX_THREADS,
     )
 
     def __post_init__(self) -> None:
         if self.device not in DEVICES:
             raise OptionError(f"unknown device {self.device!r}: choose one of {', '.join(DEVICES)}")
-        if self.batch_size < 1 or self.threads < 1 or self.side < 0 or self.limit < 0:
-            raise OptionError(
-                "batch size and threads must be at least 1, side and limit at least 0"
-            )
-        if not all(math.isfinite(number) for number in (*self.mean, *self.std)):
-            raise OptionError("mean and std must be finite numbers")
-        if not all(number > 0 for number in self.std):
-            raise OptionError("std must be greater than 0: it divides the images")
+        if self.resize not in RESIZES:
+            raise OptionError(f"unknown resize {self.resize!r}: choose one of {', '.join(RESIZES)}")
+        if self.batch_size < 1 or self.side < 0 or self.limit < 0:
+            raise OptionError("the batch size must be at least 1, side and limit at least 0")
+        if not 1 <= self.threads <= MAX_THREADS:
+            raise OptionError(f"threads must be from 1 to {MAX_THREADS}, got {self.threads}")
+        if not all(abs(number) <= 1e6 for number in (*self.mean, *self.std)):
+            raise OptionError("mean and std must be finite numbers, at most 1e6")
+        if not all(number >= 1e-6 for number in self.std):
+            raise OptionError("std must be greater than 0, at least 1e-6: it divides the images")

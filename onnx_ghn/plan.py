@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,15 +31,22 @@ STATISTICS = (Role.RUNNING_MEAN, Role.RUNNING_VARIANCE)
 
 @dataclass(frozen=True)
 class Plan:
-    """The outcome of each of `Reading.parameters`, in their order, and the decision behind it."""
+    """The outcome of each of `Reading.parameters`, in their order, and the decision behind it.
+
+    `warnings` are of options that select nothing.
+    """
 
     outcomes: tuple[Outcome, ...]
     decision: dict[str, Any]
+    warnings: tuple[str, ...] = ()
 
     def indices(self, status: Status) -> list[int]:
         """Indices of the parameters that end so."""
         return [i for i, outcome in enumerate(self.outcomes) if outcome.status is status]
 
+
+Tie = tuple[str, tuple[int, ...]]
+"""What parameters of one value have in common: their first member, and the logical shape."""
 
 Requests = Mapping[str, Request]
 """What the user says of single tensors, by name."""
@@ -110,14 +117,40 @@ def make_plan(
     against: Sequence[str | None] = [None] * len(reading.parameters)
     if archive is not None:
         against = reasons_against(reading, archive)
-    outcomes = []
+    outcomes: list[Outcome] = []
+    first_of_tie: dict[Tie, Outcome] = {}
     for index, parameter in enumerate(reading.parameters):
         request = requests.get(parameter.name, Request())
-        status, chosen, reason = judge_tensor(parameter, request, options, method, against[index])
+        made = first_of_tie.get(_tie(parameter))
+        if made is not None and _reason_to_keep(parameter, request, options) is None:
+            status, chosen = made.status, made.method
+            reason = f"the same numbers as {made.name!r}, to which it is tied: {made.reason}"
+        else:
+            status, chosen, reason = judge_tensor(
+                parameter, request, options, method, against[index]
+            )
         outcomes.append(
             Outcome.of(parameter, status, reason, method=chosen, node=node_of.get(index))
         )
-    return Plan(tuple(outcomes), decision)
+        if status in _CHANGED:
+            first_of_tie.setdefault(_tie(parameter), outcomes[-1])
+    return Plan(tuple(outcomes), decision, tuple(_idle_patterns(reading, options)))
+
+
+def shared_values(reading: Reading, outcomes: Sequence[Outcome]) -> dict[int, int]:
+    """For each parameter that gets the values of an earlier one of its tie group, that one."""
+    first_of_tie: dict[Tie, int] = {}
+    shared = {}
+    for index, (parameter, outcome) in enumerate(zip(reading.parameters, outcomes, strict=True)):
+        if outcome.status in _CHANGED:
+            first = first_of_tie.setdefault(_tie(parameter), index)
+            if first != index:
+                shared[index] = first
+    return shared
+
+
+def _tie(parameter: Parameter) -> Tie:
+    return parameter.tie or parameter.name, parameter.logical_shape
 
 
 def describe(reading: Reading, plan: Plan, model: str) -> Report:
@@ -131,7 +164,7 @@ def describe(reading: Reading, plan: Plan, model: str) -> Report:
     warnings = list(reading.warnings)
     if reading.graph is None:
         warnings.append(f"no GHN graph: {reading.graph_reason}")
-    warnings += _broken_ties(reading, plan)
+    warnings += [*_broken_ties(reading, plan), *plan.warnings]
     return Report(model, list(plan.outcomes), nodes, plan.decision, warnings)
 
 
@@ -207,6 +240,14 @@ def _reason_to_keep(
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _idle_patterns(reading: Reading, options: InitializeOptions) -> Iterator[str]:
+    """Warnings of patterns that match the name of no tensor, as after a slip of the pen."""
+    for word, patterns in (("include", options.include), ("exclude", options.exclude)):
+        for pattern in patterns:
+            if not any(_matches(parameter.name, (pattern,)) for parameter in reading.parameters):
+                yield f"--{word} {pattern!r} matches no float tensor: inspect -v lists them"
 
 
 def _broken_ties(reading: Reading, plan: Plan) -> list[str]:

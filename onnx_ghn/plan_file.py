@@ -22,6 +22,7 @@ from onnx_ghn.errors import OptionError, OutputError
 from onnx_ghn.fallback import MATRIX_METHODS, MATRIX_ROLES
 from onnx_ghn.model_hash import model_sha256
 from onnx_ghn.model_io.atomic import write_whole
+from onnx_ghn.model_io.regular import read_small
 from onnx_ghn.read.parameter import Role
 from onnx_ghn.report import Outcome, Status
 
@@ -119,7 +120,7 @@ def load_plan(path: Path) -> PlanFile:
         OptionError: It can't be read, or says something that no plan can.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_small(path))
     except OSError as error:
         raise OptionError(f"{path}: can't read the plan file: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:

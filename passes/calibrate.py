@@ -167,7 +167,12 @@ class Calibrate(ir.passes.InPlacePass):
     ) -> dict[tuple[str, str], _Moments]:
         """Run the observed copy of a model; moments by (running mean, running variance)."""
         moments: dict[tuple[str, str], _Moments] = {}
-        session = open_session(observed, device=self.device, threads=self.threads)
+        session = open_session(
+            observed,
+            device=self.device,
+            threads=self.threads,
+            few_runs=self.batches is None,
+        )
         for results in self._run(session, model, layers):
             for layer in layers:
                 # Layers that share their statistics average over all of their runs, as a torch

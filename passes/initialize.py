@@ -29,7 +29,7 @@ from onnx_ghn.hypernet.refine import RefinedPrediction, Refinement
 from onnx_ghn.model_io import record_provenance
 from onnx_ghn.options import InitializeOptions
 from onnx_ghn.overrides import read_as_asked
-from onnx_ghn.plan import GHN, Plan, Requests, describe, make_plan, needs_archive
+from onnx_ghn.plan import GHN, Plan, Requests, describe, make_plan, needs_archive, shared_values
 from onnx_ghn.read import skeleton_marks
 from onnx_ghn.read.parameter import Holder, Role
 from onnx_ghn.read.reading import Reading
@@ -172,7 +172,8 @@ class Initialize(ir.passes.InPlacePass):
         The members of a tie group share the function of the first one, hence its values.
         """
         draws: dict[int, Draw] = {}
-        predicted = plan.indices(Status.PREDICTED)
+        shared = shared_values(reading, plan.outcomes)
+        predicted = [index for index in plan.indices(Status.PREDICTED) if index not in shared]
         if predicted:
             options = self.options
             archive = self._archive or load_archive(
@@ -186,16 +187,11 @@ class Initialize(ir.passes.InPlacePass):
             for index in predicted:
                 draws[index] = partial(tensor, index)
         for index in plan.indices(Status.FALLBACK):
-            parameter, method = reading.parameters[index], plan.outcomes[index].method
-            assert method is not None
-            draws[index] = partial(fallback.draw, parameter, method, self.options.seed)
-        first_of_tie: dict[str, int] = {}
-        for index in sorted(draws):
-            parameter = reading.parameters[index]
-            first = first_of_tie.setdefault(parameter.tie or parameter.name, index)
-            if reading.parameters[first].logical_shape == parameter.logical_shape:
-                draws[index] = draws[first]
-        return draws
+            if index not in shared:
+                parameter, method = reading.parameters[index], plan.outcomes[index].method
+                assert method is not None
+                draws[index] = partial(fallback.draw, parameter, method, self.options.seed)
+        return draws | {index: draws[first] for index, first in shared.items()}
 
     def _check(
         self,
@@ -253,7 +249,9 @@ class Initialize(ir.passes.InPlacePass):
             if outcome.status is Status.CALIBRATED:
                 tensor = statistic(parameter)
             elif index in draws:
-                tensor = lazy(parameter, draws[index], cache=cache)
+                # A predicted tensor is made again in less time than it is worth in memory.
+                again = outcome.status is Status.PREDICTED and not self.options.orthogonal
+                tensor = lazy(parameter, draws[index], cache=cache and not again)
             else:
                 continue
             if parameter.value.meta.get(META) == _Mark(mark, parameter.value.const_value):

@@ -47,6 +47,17 @@ def load_tool() -> Callable[[str], ModuleType]:
 
 
 @pytest.fixture(scope="session")
+def runtime_on_cuda() -> None:
+    """Skips where ONNX Runtime is no CUDA build, or where there is no device."""
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has no CUDA")
+    if not list(Path("/dev").glob("nvidia[0-9]*")):
+        pytest.skip("no CUDA device")
+
+
+@pytest.fixture(scope="session")
 def command_lines() -> Iterator[Callable[..., list[dict[str, Any]]]]:
     """Runs command lines at once, each in a process of its own: `command_lines((folder, *args))`.
 

@@ -3,12 +3,14 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
+from sklearn.datasets import load_sample_images
 
 from onnx_ghn.batches import Batches, Normalisation, make_batches, recorded_normalisation
 from onnx_ghn.data import DataError, load_data
 from onnx_ghn.errors import OptionError
 from onnx_ghn.input_form import InputForm
 from onnx_ghn.options import RunOptions
+from onnx_ghn.resizing import Resize
 
 FLOAT = np.dtype(np.float32)
 NCHW = InputForm("x", FLOAT, (None, 3, None, None), "NCHW")
@@ -77,6 +79,27 @@ def test_images_are_resized_to_what_the_model_or_the_user_says():
     assert all_of(Batches(images(), NCHW, RunOptions(side=5)))[0].shape == (10, 3, 5, 5)
     with pytest.raises(OptionError, match="side 8, not 5"):
         Batches(images(), declared, RunOptions(side=5))
+    half = InputForm("x", FLOAT, (None, 3, None, 5), "NCHW")
+    assert all_of(Batches(images(), half))[0].shape == (10, 3, 5, 5)  # no more is known
+
+
+@pytest.mark.parametrize("how", ["crop", "imagenet", "stretch"])
+def test_a_folder_and_arrays_give_the_same_pixels(tmp_path, monkeypatch, how):
+    pillow = pytest.importorskip("PIL.Image")
+    monkeypatch.setenv("ONNX_GHN_CACHE", str(tmp_path / "cache"))
+    photos = [photo[:, ::-1] for photo in load_sample_images().images]  # 427 x 640
+    for label, photo in enumerate(photos):
+        (tmp_path / "photos" / str(label)).mkdir(parents=True)
+        pillow.fromarray(photo).save(tmp_path / "photos" / str(label) / "photo.png")
+    model = ir.from_onnx_text(MODEL.replace("N,3,4,6", "N,3,40,30"))
+    options = RunOptions(resize=how)
+    arrays = [(np.stack(photos), np.arange(2))]
+    x, y = all_of(make_batches(arrays, model, options))
+    files = make_batches(tmp_path / "photos", model, options)
+    np.testing.assert_array_equal(all_of(files)[0], x)
+    expected = np.stack([Resize(40, 30, how).image(pillow.fromarray(p)) for p in photos])
+    np.testing.assert_array_equal(x, (expected[y].astype(np.float32) / 255).transpose(0, 3, 1, 2))
+    assert files.to_json()["resize"] == how
 
 
 @pytest.mark.parametrize(("own", "wanted"), [(1, 3), (3, 1), (4, 3)])
@@ -162,5 +185,5 @@ def test_progress_and_description():
     assert seen == [(4, 10), (8, 10), (10, 10)]
     described = batches.to_json()
     assert described["shape"] == [3, 4, 6] and described["layout"] == "NCHW"
-    assert described["mean"] == [0.5] and described["resized"] is False
+    assert described["mean"] == [0.5] and described["resize"] is None
     assert described["examples"] == 10 and described["classes"] == 5

@@ -9,6 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from onnx_ghn import model_io
+
 TOOL = Path(__file__).parent.parent / "tools" / "bench_big.py"
 LAYERS, WIDTH = 28, 2048
 
@@ -51,3 +53,38 @@ def test_memory_is_that_of_some_tensors_and_not_of_the_model(skeleton, tmp_path,
     assert measured["written_gb"] > LAYERS * WIDTH**2 * 4 / 1e9
     assert measured["peak_above_mb"] < 3 * measured["largest_tensor_mb"] + 200
     assert 3 * measured["largest_tensor_mb"] + 200 < measured["written_gb"] * 1e3 / 1.6
+
+
+def test_external_data_goes_in_and_out_through_little_memory(skeleton, tmp_path, command_lines):
+    """Half of a model in six data files is set anew and half copied, into three files."""
+
+    def run(*arguments):
+        (answer,) = command_lines((tmp_path, "init", *arguments, "--method", "classical"))
+        assert answer["code"] == 0, answer["messages"]
+        assert answer["peak_bytes"] < 400 << 20
+
+    run("deep.onnx", "-o", "whole.onnx", "--shard-size", "100MB")
+    run(
+        "whole.onnx",
+        "-o",
+        "half.onnx",
+        "--shard-size",
+        "200MB",
+        "--include",
+        "layer.1*",
+        "--seed",
+        2,
+    )
+    assert len(list(tmp_path.glob("whole.onnx-*-of-00006.data"))) == 6
+    assert len(list(tmp_path.glob("half.onnx-*-of-00003.data"))) == 3
+    assert all(path.stat().st_size <= 200e6 for path in tmp_path.glob("*.data"))
+    whole, half = (
+        model_io.load(tmp_path / f"{name}.onnx").graph.initializers for name in ("whole", "half")
+    )
+    same = [
+        layer
+        for layer in range(LAYERS)
+        if whole[name := f"layer.{layer}.weight"].const_value.tobytes()
+        == half[name].const_value.tobytes()
+    ]
+    assert same == [layer for layer in range(LAYERS) if not str(layer).startswith("1")]

@@ -1,10 +1,15 @@
+import io
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+import onnx_ghn.data
 from onnx_ghn.data import DataError, load_data, normalised
 from onnx_ghn.model_io.atomic import AtomicFile
+from onnx_ghn.resizing import Resize
 
 PIL = pytest.importorskip("PIL.Image")
 
@@ -58,8 +63,19 @@ def test_a_changed_image_is_decoded_again(folder):
     np.testing.assert_array_equal(load_data(folder).x[0], white)
 
 
-def test_a_side_resizes(folder):
-    assert load_data(folder, side=4).x.shape == (7, 4, 4, 3)
+def test_images_are_resized_each_way_once(folder, monkeypatch):
+    wide = np.zeros((5, 20, 3), np.uint8)
+    wide[:, 10:] = 255
+    PIL.fromarray(wide).save(folder / "ant" / "0.png")
+    ways = [Resize(4, 6, how) for how in ("crop", "imagenet", "stretch")]
+    found = [load_data(folder, resize=way) for way in ways]
+    assert len({data.x.tobytes() for data in found}) == 3
+    for way, data in zip(ways, found, strict=True):
+        assert data.x.shape == (7, 4, 6, 3) and data.resize == way
+        np.testing.assert_array_equal(data.x[0], way.image(PIL.fromarray(wide)))
+    monkeypatch.setattr("onnx_ghn.data._image", None)  # would fail if it were called
+    for way, data in zip(ways, found, strict=True):
+        np.testing.assert_array_equal(load_data(folder, resize=way).x, data.x)
 
 
 def test_images_of_several_sizes_need_a_side(folder):
@@ -67,13 +83,34 @@ def test_images_of_several_sizes_need_a_side(folder):
     with pytest.raises(DataError, match=r"9\.png.*6 x 5.*side"):
         load_data(folder)
     assert not list((folder.parent / "cache").glob("*"))
-    assert len(load_data(folder, side=8)) == 8
+    assert len(load_data(folder, resize=Resize(8, 8))) == 8
 
 
 def test_a_broken_image_is_named(folder):
-    (folder / "cat" / "2.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"2\.png"):
-        load_data(folder)
+    file = folder / "cat" / "2.png"
+    whole = file.read_bytes()
+    bomb = io.BytesIO()
+    PIL.new("1", (20_000, 20_000)).save(bomb, "png")
+    for content in (b"no image", b"", whole[: len(whole) // 2], bomb.getvalue()):
+        file.write_bytes(content)
+        with pytest.raises(DataError, match=r"2\.png"):
+            load_data(folder)
+
+
+def test_of_several_threads_one_decodes(folder, monkeypatch):
+    decoded = []
+    image = onnx_ghn.data._image
+
+    def slow(file, resize):
+        time.sleep(0.01)
+        decoded.append(file)
+        return image(file, resize)
+
+    monkeypatch.setattr("onnx_ghn.data._image", slow)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(load_data, [folder] * 3))
+    assert len(decoded) == 8  # the first one is looked at before
+    assert all(np.array_equal(data.x, found[0].x) for data in found)
 
 
 def test_an_empty_class_folder_is_named(folder):
@@ -104,6 +141,8 @@ def test_npz_round_trip(tmp_path):
         ({"x": np.zeros((2, 4, 4, 3), np.uint8), "y": np.zeros(3, int)}, "2 examples and 3"),
         ({"x": np.zeros((2, 4, 4, 3), np.uint8), "y": np.array([0, -1])}, "negative"),
         ({"x": np.zeros((2, 4, 4, 3), np.uint8), "y": np.zeros(2)}, "integers"),
+        ({"x": np.zeros((2, 0, 4, 3), np.uint8), "y": np.zeros(2, int)}, "holds nothing"),
+        ({"x": np.zeros((2, 4, 4, 3), np.uint8), "y": np.array([0, 2**62])}, "class number"),
     ],
 )
 def test_a_malformed_npz_is_explained(tmp_path, arrays, message):
@@ -127,6 +166,10 @@ def test_an_iterable_of_examples_or_batches():
     np.testing.assert_array_equal(single.x, x)
     np.testing.assert_array_equal(batches.x, x)
     assert batches.y.tolist() == single.y.tolist() == list(range(6))
+    called = load_data(lambda: zip(x, range(6), strict=True))
+    np.testing.assert_array_equal(called.x, x)
+    with pytest.raises(DataError, match=r"path or an iterable, not .*int"):
+        load_data(lambda: 3)
     with pytest.raises(DataError, match="empty"):
         load_data([])
     with pytest.raises(DataError, match="pair"):

@@ -265,7 +265,7 @@ def test_what_can_not_be_trained_is_refused(trained, digits, export, tmp_path):
     few = [(np.zeros((30, 1, 8, 8), np.float32), np.arange(30))]
     with pytest.raises(DataError, match="30 classes, and the model tells 10"):
         onnx_ghn.finetune(export(trained), few, options=FinetuneOptions(steps=1))
-    hot = FinetuneOptions(steps=50, learning_rate=1e30)
+    hot = FinetuneOptions(steps=50, learning_rate=1e9)
     with pytest.raises(ModelError, match="lower --lr"):
         onnx_ghn.finetune(export(trained), train, options=hot)
     with pytest.raises(ModelError, match=r"net.onnx: .*larger --batch-size"):
@@ -283,6 +283,17 @@ def test_what_can_not_be_trained_is_refused(trained, digits, export, tmp_path):
     if not torch.cuda.is_available():
         with pytest.raises(OptionError, match="finds no device"):
             onnx_ghn.finetune(export(trained), train, run=RunOptions(device="cuda"))
+
+
+def test_weights_without_a_part_in_the_scores_are_refused():
+    model = ir.from_onnx_text(
+        """<ir_version: 10, opset_import: ["" : 21]>
+        net (float[n, 2] x) => (float[n, 2] scores, float[n, 2] other)
+        <float[2, 2] w = {1, 2, 3, 4}> { scores = Relu (x)  other = MatMul (x, w) }"""
+    )
+    data = [(np.eye(2, dtype=np.float32), np.arange(2))]
+    with pytest.raises(ModelError, match="do not depend on any tensor that is trained"):
+        onnx_ghn.finetune(model, data, options=FinetuneOptions(steps=1))
 
 
 def test_augmentation_moves_pixels_by_the_seed_alone(digits, trained, export):
@@ -343,3 +354,14 @@ def test_cuda_learns_the_same(fresh, digits, export, precision):
     )
     assert cuda.device.startswith("cuda")
     assert np.mean(cuda.losses[-10:]) == pytest.approx(np.mean(cpu.losses[-10:]), abs=0.1)
+
+
+def test_validation_of_other_classes_says_which(trained, export, tmp_path, monkeypatch):
+    pillow = pytest.importorskip("PIL.Image")
+    monkeypatch.setenv("ONNX_GHN_CACHE", str(tmp_path / "cache"))
+    for folder, last in (("train", "truck"), ("val", "lorry")):
+        for name in (*"abcdefghi", last):
+            (tmp_path / folder / name).mkdir(parents=True)
+            pillow.new("L", (8, 8)).save(tmp_path / folder / name / "1.png")
+    with pytest.raises(DataError, match=r"lacks 'truck' and has 'lorry'$"):
+        onnx_ghn.finetune(export(trained), tmp_path / "train", val=tmp_path / "val")

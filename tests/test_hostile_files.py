@@ -3,18 +3,21 @@
 import importlib.util
 import os
 import re
+import struct
 import subprocess
 import sys
 import time
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from onnx_ghn import model_io
+from onnx_ghn.data import load_data
 from onnx_ghn.errors import ModelError, OnnxGhnError
 
 HERE = Path(__file__).parent
@@ -162,6 +165,45 @@ def test_output_that_is_no_file(kind, tmp_path, command_line):
         assert len(messages.splitlines()) == 1
 
 
+@pytest.mark.parametrize("output", [".", "x" * 300, "nowhere/out.onnx", "", "net.onnx/out.onnx"])
+@pytest.mark.parametrize("command", ["init", "strip", "calibrate"])
+def test_output_with_an_impossible_name(command, output, tmp_path, command_line):
+    path = CASES["unsorted"].build(tmp_path).rename(tmp_path / "net.onnx")
+    before = snapshot(tmp_path)
+    code, messages = command_line(tmp_path, command, path.name, "-o", output)
+    assert code == 2 and len(messages.strip().splitlines()) == 1, messages
+    assert "unexpected" not in messages
+    assert snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "huge"])
+@pytest.mark.parametrize("option", ["--plan", "--hypernet", "convert"])
+def test_input_that_never_ends(option, kind, tmp_path, command_line):
+    path, given = CASES["unsorted"].build(tmp_path), tmp_path / "given"
+    if kind == "huge":
+        given.touch()
+        os.truncate(given, 1 << 40)
+    else:
+        makers = {"pipe": os.mkfifo, "folder": os.mkdir}
+        makers.get(kind, lambda given: given.symlink_to("/dev/zero"))(given)
+    arguments = ("init", path.name, option, "given")
+    if option == "convert":
+        arguments = ("convert", "given", "-o", "archive.pt")
+    code, messages = command_line(tmp_path, *arguments)
+    assert code == 2 and "given" in messages
+    assert len(messages.strip().splitlines()) == 1, messages
+
+
+def test_workers_of_rank_add_no_line(tmp_path, command_line):
+    """onnx-ir logs a traceback for this model, in whichever process reads it."""
+    path = CASES["nested_sequences-'3'"].build(tmp_path)
+    np.savez(tmp_path / "data.npz", x=np.ones((4, 4), np.float32), y=np.arange(4))
+    arguments = ("--data", "data.npz", "--method", "classical", "--processes", "1")
+    code, messages = command_line(tmp_path, "rank", path.name, *arguments)
+    assert code == 2 and "1 of 1 candidates failed" in messages
+    assert len(messages.strip().splitlines()) == 1, messages
+
+
 def npy(header, content=b""):
     encoded = header.encode().ljust(117) + b"\n"
     return b"\x93NUMPY\x01\x00" + len(encoded).to_bytes(2, "little") + encoded + content
@@ -182,6 +224,10 @@ def archive_of(x):
 FLOATS = "{'descr': '<f4', 'fortran_order': False, 'shape': (%s,)}"
 DATA = {
     "zip bomb": archive_of(npy(FLOATS % "2, 400000000", bytes(400 << 20))),
+    "bomb of zeros": archive_of(npy(FLOATS % "2, 50000000", bytes(400_000_000))),
+    "class number": lambda path: np.savez(
+        path, x=np.zeros((2, 4), np.float32), y=np.array([0, 2**40])
+    ),
     "huge shape": archive_of(npy(FLOATS % "2, 1099511627776", b"1234")),
     "overflowing shape": archive_of(npy(FLOATS % "9223372036854775807, 9", b"1234")),
     "negative shape": archive_of(npy(FLOATS % "-2, 4", bytes(32))),
@@ -205,7 +251,45 @@ def test_data_from_strangers(kind, tmp_path, command_line):
     assert code == 2, messages
     assert len(messages.strip().splitlines()) == 1, messages
     assert "data.npz" in messages and "unexpected" not in messages
+    assert "bomb" not in kind or "numpy.savez" in messages
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "dangling", "folder"])
+def test_image_that_is_none(kind, tmp_path, command_line):
+    path, folder = CASES["unsorted"].build(tmp_path), tmp_path / "images" / "cat"
+    folder.mkdir(parents=True)
+    image = folder / "0.png"
+    if kind in ("pipe", "folder"):
+        (os.mkfifo if kind == "pipe" else os.mkdir)(image)
+    else:
+        image.symlink_to("/dev/zero" if kind == "device" else "nowhere")
+    code, messages = command_line(tmp_path, "eval", path.name, "--data", "images")
+    assert code == 2 and "0.png" in messages
+    assert len(messages.strip().splitlines()) == 1, messages
+
+
+def test_image_of_which_pillow_complains(tmp_path, command_line):
+    """A TIFF of 2,048 samples a pixel: Pillow's own line does not come before ours."""
+    path, folder = CASES["unsorted"].build(tmp_path), tmp_path / "images" / "cat"
+    folder.mkdir(parents=True)
+    sizes = {256: 8, 257: 8, 258: 8, 259: 1, 262: 2, 273: 200, 277: 2048, 278: 8, 279: 192}
+    entries = b"".join(struct.pack("<HHII", tag, 3, 1, size) for tag, size in sizes.items())
+    head = b"II*\0" + struct.pack("<IH", 8, len(sizes)) + entries + bytes(4)
+    (folder / "0.tif").write_bytes(head.ljust(392, b"\0"))
+    code, messages = command_line(tmp_path, "eval", path.name, "--data", "images")
+    assert code == 2 and "0.tif" in messages
+    assert len(messages.strip().splitlines()) == 1, messages
+
+
+def test_data_that_is_large_or_compressed_but_no_bomb(tmp_path, monkeypatch):
+    """What a file really holds may be as large as it wants."""
+    monkeypatch.setattr("onnx_ghn.data.MAX_EXPANDED_BYTES", 1000)
+    images = np.random.default_rng(0).integers(0, 256, (2, 100, 100, 3), np.uint8)
+    images[0] = 0
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "data.npz", x=images, y=np.arange(2))
+        np.testing.assert_array_equal(load_data(tmp_path / "data.npz").x, images)
 
 
 # Real models, damaged at random

@@ -1,8 +1,11 @@
 """Model files in and out."""
 
+import errno
 import importlib.util
 import os
+import re
 import resource
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -500,8 +503,8 @@ def test_space_is_checked_before_anything_is_evaluated(tmp_path):
     assert listing(tmp_path) == []
 
 
-def script(code, tmp_path, **limits):
-    """Run code in a process of its own, with resource limits."""
+def script(code, tmp_path, *, before=(), **limits):
+    """Run code in a process of its own, with resource limits, behind another command."""
     prelude = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
     program = prelude + "from test_model_io import *\n" + textwrap.dedent(code)
 
@@ -510,7 +513,7 @@ def script(code, tmp_path, **limits):
             resource.setrlimit(getattr(resource, name), (soft, soft))
 
     return subprocess.run(
-        [sys.executable, "-c", program],
+        [*before, sys.executable, "-c", program],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -542,6 +545,50 @@ def test_disk_that_fills_up_leaves_the_input_alone(tmp_path, external, in_place)
     assert "can't write" in result.stdout
     assert {name: (tmp_path / name).read_bytes() for name in listing(tmp_path)} == before
     assert_holds(tmp_path / "m.onnx", arrays)
+
+
+@pytest.mark.parametrize("options", [{}, {"external_data": True}, {"shard_size": 1 << 20}])
+def test_disk_that_somebody_else_fills_meanwhile(tmp_path, options):
+    """A real file system of 8 MB: there is space at first, and none in the middle."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    code = f"""
+    def fill(*_):
+        with open("{disk}/other", "ab", buffering=0) as other:
+            try:
+                while other.write(bytes(4096)):
+                    pass
+            except OSError:
+                pass
+
+    model, _, _ = lazy_model(3, size=512)
+    try:
+        model_io.save(model, "{disk}/m.onnx", progress=fill, **{options})
+    except OutputError as error:
+        print(error, *os.listdir("{disk}"), sep="; ")
+    """
+    mount = 'mount -t tmpfs -o size=8m small "$0" && exec "$@"'
+    mounted = ["unshare", "--map-root-user", "--mount", "sh", "-c", mount, disk]
+    if not shutil.which("unshare") or subprocess.run([*mounted, "true"], check=False).returncode:
+        pytest.skip("nobody may mount a file system here")
+    result = script(code, tmp_path, before=mounted)
+    assert re.search("(No space left|is the disk full).*; other$", result.stdout), result.stderr
+
+
+def test_the_disk_works_while_tensors_are_made(tmp_path, monkeypatch):
+    """What was written is brought there bit by bit, and an error of that is not lost."""
+    model, arrays, _ = lazy_model(4)
+    monkeypatch.setattr("onnx_ghn.model_io.atomic.SETTLE_BYTES", 1)
+    model_io.save(model, tmp_path / "m.onnx", external_data=True)
+    assert_holds(tmp_path / "m.onnx", arrays)
+
+    def broken(descriptor, end):
+        raise OSError(errno.EIO, "the disk is broken")
+
+    monkeypatch.setattr("onnx_ghn.model_io.atomic._settle", broken)
+    with pytest.raises(OutputError, match="the disk is broken"):
+        model_io.save(model, tmp_path / "n.onnx")
+    assert listing(tmp_path) == ["m.onnx", "m.onnx.data"]
 
 
 @pytest.mark.parametrize("external", [False, True])
@@ -616,3 +663,14 @@ def test_provenance_comes_and_goes(tmp_path):
     assert dict(written.metadata_props) == {"author": "somebody", "onnx_ghn.seed": "4"}
     model_io.clear_provenance(written)
     assert dict(written.metadata_props) == {"author": "somebody"}
+
+
+def test_an_opset_may_be_imported_twice_in_one_version(tmp_path):
+    """As skl2onnx does for models of the ML domain alone; ONNX Runtime accepts it."""
+    proto = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["": 17]>
+        g (float[2, 3] x) => (float[2, 3] y) { y = Relu (x) }"""
+    )
+    proto.opset_import.append(onnx.helper.make_opsetid("", 17))
+    onnx.save(proto, tmp_path / "m.onnx")
+    assert model_io.load(tmp_path / "m.onnx").opset_imports == {"": 17}

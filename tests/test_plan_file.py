@@ -443,6 +443,34 @@ def test_a_tie_that_is_parted_is_reported():
         assert "clude pattern" in warning
 
 
+def test_a_pattern_that_matches_nothing_is_reported():
+    options = InitializeOptions(method="classical", include=("table", "tabel*"), exclude=("h?",))
+    warnings = onnx_ghn.inspect(tied(), options).warnings
+    assert [warning.split(":")[0] for warning in warnings if "matches no float" in warning] == [
+        "--include 'tabel*' matches no float tensor",
+        "--exclude 'h?' matches no float tensor",
+    ]
+
+
+def test_a_tied_head_is_reported_as_what_made_its_numbers():
+    model = tied()
+    initialize = Initialize(InitializeOptions(method="classical"))
+    initialize(model)
+    table, head = initialize.report.outcomes
+    values = [model.graph.initializers[name].const_value.numpy() for name in ("table", "head")]
+    assert np.array_equal(*values)
+    assert (table.role, head.role) == ("embedding", "linear")
+    assert table.method == head.method == "normal"
+    assert "the same numbers as 'table'" in head.reason
+
+
+def test_a_plan_with_tied_tensors_can_be_given_back(tmp_path):
+    path = tmp_path / "plan.json"
+    onnx_ghn.inspect(tied(), InitializeOptions(method="classical"), save_plan=path)
+    report = onnx_ghn.inspect(tied(), InitializeOptions(plan=path))
+    assert [outcome.method for outcome in report.outcomes] == ["normal", "normal"]
+
+
 @pytest.mark.parametrize("predicts", [True, False])
 def test_images_are_normalised_as_for_the_archive_where_the_plan_predicts(
     saved, untrained_file, predicts

@@ -69,8 +69,9 @@ def main() -> NoReturn:
     defer()
     debug = bool(os.environ.get("ONNX_GHN_DEBUG"))
     if not debug:
-        # onnx-ir logs what it meets in odd files; what matters of it is in our own report.
-        logging.getLogger("onnx_ir").setLevel(logging.CRITICAL)
+        # They log what they meet in odd files; what matters of it is in our own report.
+        for library in ("onnx_ir", "PIL"):
+            logging.getLogger(library).setLevel(logging.CRITICAL)
     try:
         code = cli.main(standalone_mode=False)
         sys.stdout.flush()

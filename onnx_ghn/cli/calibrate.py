@@ -71,9 +71,10 @@ def command(
     """
     from onnx_ghn.api import calibrate
     from onnx_ghn.cli.display import show
-    from onnx_ghn.cli.progress import count_progress
+    from onnx_ghn.cli.progress import count_and_byte_progress
 
-    with count_progress("calibrating", enabled=not quiet) as progress:
+    bars = count_and_byte_progress("calibrating", "writing", enabled=not quiet)
+    with bars as (progress, save_progress):
         _, report = calibrate(
             model,
             output,
@@ -86,6 +87,7 @@ def command(
             shard_size=shard_size,
             max_bytes=max_bytes,
             progress=progress,
+            save_progress=save_progress,
         )
     if not quiet:
         show(report, output_format=output_format, verbose=verbose)

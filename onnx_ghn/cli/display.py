@@ -56,13 +56,13 @@ def show_warnings(warnings: Iterable[str]) -> None:
 def data_facts(fed: dict[str, Any]) -> list[str]:
     """Lines on what a model was fed; `fed` as `Batches.to_json` gives it."""
     shape = " x ".join(map(str, fed["shape"]))
-    resized = ", resized" if fed["resized"] else ""
+    resize = f", other sizes: {fed['resize']}" if fed["resize"] else ""
     mean = ", ".join(map(str, fed["mean"])) or "0"
     std = ", ".join(map(str, fed["std"])) or "1"
     form = " ".join(filter(None, (fed["dtype"], fed["layout"], shape)))
     return [
         f"data: {fed['data']}, {fed['examples']:,} examples, {fed['classes']} classes",
-        f"input: {form}{resized}, batches of {fed['batch_size']}",
+        f"input: {form}{resize}, batches of {fed['batch_size']}",
         f"normalisation: mean {mean}, std {std} ({fed['normalisation']})",
     ]
 

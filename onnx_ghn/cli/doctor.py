@@ -34,7 +34,7 @@ def command(output_format: str) -> int:
         lines = [
             f"versions: {', '.join(versions)}",
             f"providers: {', '.join(diagnosis.providers) or 'none'}",
-            f"CUDA devices: {', '.join(diagnosis.devices) or 'none'}",
+            f"CUDA devices of torch: {', '.join(diagnosis.devices) or 'none'}",
         ]
         for line in lines:
             console.print(escape(line), soft_wrap=True)

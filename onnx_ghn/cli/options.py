@@ -108,7 +108,8 @@ def _option(field: dataclasses.Field[Any], hint: Any) -> Callable[[Command], Com
     elif "choices" in metadata:
         keywords.update(type=click.Choice(metadata["choices"]), show_default=True)
     elif hint is int:
-        keywords.update(type=click.IntRange(min=metadata.get("min")), show_default=True)
+        limits = click.IntRange(metadata.get("min"), metadata.get("max"))
+        keywords.update(type=limits, show_default=True)
     elif hint is float:
         keywords.update(type=float, show_default=True)
     elif hint == tuple[str, ...]:

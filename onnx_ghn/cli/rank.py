@@ -91,7 +91,7 @@ def command(
     if output_format == "json":
         print(json.dumps(ranking.to_json(), ensure_ascii=False))
     else:
-        _show(ranking, top or len(ranking.records))
+        _show(ranking, data, top or len(ranking.records))
     failed = ranking.failed
     if failed and not quiet:
         click.echo(
@@ -104,7 +104,7 @@ def command(
     return EXIT_FINDING if strict and (failed or ranking.flagged) else 0
 
 
-def _show(ranking: Ranking, rows: int) -> None:
+def _show(ranking: Ranking, data: Path, rows: int) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -122,6 +122,9 @@ def _show(ranking: Ranking, rows: int) -> None:
         f"{len(ranking.records):,} candidates, {len(ranking.flagged):,} flagged, "
         f"{len(ranking.failed):,} failed, {ranking.resumed:,} from an earlier run"
     )
+    examples = f"{settings['limit']:,} examples" if settings["limit"] else "all examples"
+    facts = f"{data}, {examples}, batches of {settings['batch_size']}"
+    console.print(escape(f"data: {facts}; images of other sizes: {settings['resize']}"))
 
 
 def _cells(record: Record) -> list[str]:

@@ -15,6 +15,9 @@ from onnx_ghn.finetuning.history import History, Validation
 
 FORMAT = 1
 
+_ABOUT = {"options", "run", "seed", "examples", "batch"}
+"""What a run must say of itself for another one to go on with it."""
+
 
 @dataclass(frozen=True)
 class RunFiles:
@@ -25,7 +28,7 @@ class RunFiles:
     @classmethod
     def beside(cls, output: Path) -> RunFiles:
         """Where they are by default: in `<stem>.finetune` beside the output."""
-        return cls(output.with_name(f"{output.stem}.finetune"))
+        return cls(output.parent / f"{output.stem}.finetune")
 
     @property
     def state(self) -> Path:
@@ -92,6 +95,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     def parse(content: dict[str, Any]) -> Checkpoint:
         check_format(path, content["format"], FORMAT)
         meta = json.loads(content["meta"])
+        if not meta["about"].keys() >= _ABOUT:
+            raise ValueError("its description lacks a field")
         history = History(
             content["losses"].tolist(),
             content["rates"].tolist(),

@@ -17,7 +17,7 @@ from onnx_ghn import model_io
 from onnx_ghn.batches import Batches, Normalisation, archive_normalisation, make_batches
 from onnx_ghn.checkpoint_file import CheckpointError
 from onnx_ghn.data import Data, DataError, Source
-from onnx_ghn.errors import ModelError, OptionError, OutputError, UnsupportedOperatorError
+from onnx_ghn.errors import OptionError, OutputError
 from onnx_ghn.evaluation import check_classes, warnings_of_missing, warnings_of_training_mode
 from onnx_ghn.finetuning.checkpoint import Checkpoint, RunFiles, load_checkpoint
 from onnx_ghn.finetuning.feed import Feed
@@ -27,7 +27,7 @@ from onnx_ghn.finetuning.result import FinetuneResult
 from onnx_ghn.finetuning.trainer import Show, Trainer
 from onnx_ghn.finetuning.validation import TorchRunner, Validator, class_scores
 from onnx_ghn.finetuning.weights import Weights
-from onnx_ghn.model_files import Destination, ModelLike, load, name_of
+from onnx_ghn.model_files import Destination, ModelLike, load, name_of, naming
 from onnx_ghn.options import InitializeOptions, RunOptions
 from onnx_ghn.report import Report, Status
 from onnx_ghn.torch_device import check_device
@@ -58,8 +58,8 @@ def finetune(
     Args:
         model: A path, or a model in memory, which is changed in place and not written unless
             `output` is given. Its first output holds the scores [batch, classes].
-        data: A folder of `class/xxx.jpg`, an `.npz` file with `x` and `y`, or an iterable of
-            (x, y).
+        data: A folder of `class/xxx.jpg`, an `.npz` file with `x` and `y`, an iterable of
+            (x, y), or a function that gives one.
         output: Where to write the result; `<stem>.finetuned.onnx` beside the model where None.
         options: How to train.
         val: Data for validation; where None, a share of `data` is held out.
@@ -99,7 +99,7 @@ def finetune(
     loaded = load(model, max_bytes)
     name = name_of(model) or "the model"
     report = _fill(loaded, fill)
-    with joined(run.device) as group, _naming(name):
+    with joined(run.device) as group, naming(name):
         training, held = _data(loaded, data, val, run, options, fill, report)
         weights = Weights(loaded, options, group.device)
         group.same([*weights.leaves, *weights.statistics.values()])
@@ -189,7 +189,11 @@ def _files(
     else:
         assert target is not None
         files = RunFiles.beside(target)
-    if files.state.exists() and not resume and not force:
+    try:
+        exists = files.state.exists()
+    except OSError as error:  # a name that is too long, say
+        raise OutputError(f"can't write into {files.folder}: {error.strerror}") from error
+    if exists and not resume and not force:
         raise OptionError(
             f"{files.folder} holds a run: go on with --resume, begin anew with --force, or name "
             "another folder"
@@ -205,17 +209,6 @@ def _writing(files: RunFiles | None) -> Iterator[None]:
     except OSError as error:
         where = "" if files is None else f" in {files.folder}"
         raise OutputError(f"can't keep the run{where}: {error.strerror or error}") from error
-
-
-@contextlib.contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """Let errors on a node or tensor say of which model."""
-    try:
-        yield
-    except (ModelError, UnsupportedOperatorError) as error:
-        if name in str(error):
-            raise
-        raise type(error)(f"{name}: {error}") from error
 
 
 def _fill(model: ir.Model, options: InitializeOptions) -> Report:
@@ -249,8 +242,8 @@ def _data(
         named = not all(name.isdigit() for name in (*data.classes, *validation.data.classes))
         if named and data.classes != validation.data.classes:
             raise DataError(
-                f"{validation.data.source}: its classes {_listed(validation.data.classes)} are "
-                f"not those of {data.source}: {_listed(data.classes)}"
+                f"{validation.data.source}: its classes are not those of {data.source}: "
+                f"{_difference(data.classes, validation.data.classes)}"
             )
         held = validation
     elif options.hold_out:
@@ -270,8 +263,14 @@ def _limited(data: Data, limit: int) -> Data:
     return data.take(np.linspace(0, len(data) - 1, limit).round().astype(np.int64))
 
 
-def _listed(names: tuple[str, ...], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+def _difference(wanted: tuple[str, ...], found: tuple[str, ...], most: int = 5) -> str:
+    """The names that are in one and not in the other."""
+    parts = []
+    for what, names, others in (("lacks", wanted, found), ("has", found, wanted)):
+        only = [repr(name) for name in names if name not in others]
+        if only:
+            parts.append(f"{what} {', '.join(only[:most])}{', ...' * (len(only) > most)}")
+    return " and ".join(parts)
 
 
 def _check_scores(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onnx_ghn.errors import OptionError
-from onnx_ghn.options import option
+from onnx_ghn.options import MAX_THREADS, option
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "constant")
@@ -19,6 +19,9 @@ RATES = {"sgd": 0.01, "adamw": 0.001}
 
 EPOCHS = 10
 """Epochs where neither these nor steps are given."""
+
+_TOO_LARGE = 2**31
+"""Larger numbers make float32 or C's integers overflow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +85,9 @@ class FinetuneOptions:
         False, "Write the weights of the best validation, not those of the last step."
     )
     checkpoint_seconds: float = option(60.0, "Seconds between two checkpoints.")
-    threads: int = option(0, "Threads of torch on the CPU; 0: as many as torch takes.", min=0)
+    threads: int = option(
+        0, "Threads of torch on the CPU; 0: as many as torch takes.", min=0, max=MAX_THREADS
+    )
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.epochs is not None:
@@ -98,11 +103,17 @@ class FinetuneOptions:
                 )
         for name in ("steps", "epochs", "learning_rate"):
             number = getattr(self, name)
-            if number is not None and not 0 < number < math.inf:
-                raise OptionError(f"{_flag(name)} must be greater than 0, got {number}")
-        for name in ("weight_decay", "clip", "crop", "validate_every", "patience", "threads"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise OptionError(f"{_flag(name)} must be at least 0, got {getattr(self, name)}")
+            if number is not None and not 0 < number < _TOO_LARGE:
+                raise OptionError(
+                    f"{_flag(name)} must be greater than 0 and below 2**31, got {number}"
+                )
+        for name in ("weight_decay", "clip", "crop", "validate_every", "patience"):
+            if not 0 <= getattr(self, name) < _TOO_LARGE:
+                raise OptionError(
+                    f"{_flag(name)} must be from 0 up to 2**31, got {getattr(self, name)}"
+                )
+        if not 0 <= self.threads <= MAX_THREADS:
+            raise OptionError(f"--threads must be from 0 to {MAX_THREADS}, got {self.threads}")
         for name in ("momentum", "warmup", "label_smoothing", "hold_out"):
             if not 0 <= getattr(self, name) < 1:
                 raise OptionError(

@@ -168,6 +168,11 @@ class Trainer:
                 torch.from_numpy(labels).to(device),
                 label_smoothing=self._options.label_smoothing,
             )
+            if not loss.requires_grad:
+                raise ModelError(
+                    "the scores do not depend on any tensor that is trained: is this the whole "
+                    "model, and its first output the scores?"
+                )
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
         except torch.OutOfMemoryError as error:

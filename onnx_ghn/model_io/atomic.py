@@ -7,6 +7,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -38,6 +39,7 @@ class AtomicFile:
             descriptor = os.open(self._temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         self.file: BinaryIO = os.fdopen(descriptor, "w+b")
         self._settled = 0
+        self._settling: Future[None] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -48,6 +50,8 @@ class AtomicFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._settling is not None:
+            self._settling.exception()  # waits: the descriptor is in use
         # A failing flush of what is thrown away anyhow must not hide the reason for it.
         with contextlib.suppress(OSError):
             self.file.close()
@@ -58,20 +62,32 @@ class AtomicFile:
         """Bring what was written to the disk, once it is much, and out of the page cache.
 
         A file larger than memory would push everything else out of it, and the pages that are
-        free again are the fastest to write to next.
+        free again are the fastest to write to next. The disk works while the next tensors are
+        made, so at most twice `SETTLE_BYTES` wait for it.
+
+        Raises:
+            OSError: What was to be brought there before could not be.
         """
         end = self.file.tell()
         if end - self._settled < SETTLE_BYTES:
             return
-        self.sync()
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self.file.fileno(), 0, end, os.POSIX_FADV_DONTNEED)
+        self.file.flush()
+        self._wait()
+        pool = ThreadPoolExecutor(1)
+        self._settling = pool.submit(_settle, self.file.fileno(), end)
+        pool.shutdown(wait=False)  # its thread ends with this one task
         self._settled = end
 
     def sync(self) -> None:
         """Flush everything to the disk."""
+        self._wait()
         self.file.flush()
         os.fsync(self.file.fileno())
+
+    def _wait(self) -> None:
+        """Until the disk has what it was given; an error of it is raised here."""
+        if self._settling is not None:
+            self._settling.result()
 
     def publish(self, path: Path, *, overwrite: bool) -> None:
         """Give the complete file its name. Never follows a link that stands there.
@@ -114,6 +130,13 @@ class AtomicFile:
             )
         finally:
             os.close(folder)
+
+
+def _settle(descriptor: int, end: int) -> None:
+    """Flush the file to the disk and take its first `end` bytes out of the page cache."""
+    os.fsync(descriptor)
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, 0, end, os.POSIX_FADV_DONTNEED)
 
 
 def write_whole(path: Path, content: bytes, *, overwrite: bool) -> None:

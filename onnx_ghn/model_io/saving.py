@@ -106,7 +106,8 @@ def save(
     except FileExistsError as error:
         raise OutputError(f"{error.filename or path} exists: --force overwrites it") from None
     except OSError as error:
-        reason = error.strerror or str(error)
+        # NumPy says how many bytes were not written, and not why.
+        reason = error.strerror or f"{error}: is the disk full?"
         raise OutputError(f"can't write {path}: {reason}") from None
 
 

@@ -110,8 +110,8 @@ def _opsets(imports: Sequence[onnx.OperatorSetIdProto], owner: str) -> dict[str,
     for opset in imports:
         _check_texts(f"an opset import of {owner}", opset.domain)
         domain = _domain(opset.domain)
-        if domain in domains:
-            raise ModelError(f"{owner} imports the domain {quote(opset.domain)} twice")
+        if domains.get(domain, opset.version) != opset.version:  # skl2onnx says the same twice
+            raise ModelError(f"{owner} imports two versions of the domain {quote(opset.domain)}")
         newest = onnx.defs.onnx_opset_version()
         if opset.version < 1 or (not domain and opset.version > newest):
             raise ModelError(

@@ -12,7 +12,7 @@ from onnx_ghn.errors import OutputError
 def default_output(path: str | os.PathLike[str], suffix: str = "init") -> Path:
     """`<stem>.<suffix>.onnx` beside the model."""
     path = Path(path)
-    return path.with_name(f"{path.stem}.{suffix}.onnx")
+    return path.parent / f"{path.stem}.{suffix}.onnx"
 
 
 def check_output(
@@ -35,7 +35,11 @@ def check_output(
     """
     path = Path(path)
     folder = path.parent
-    if path.is_symlink():
+    try:
+        linked = path.is_symlink()
+    except OSError as error:  # a name that is too long, say
+        raise OutputError(f"can't write {path}: {error.strerror}") from error
+    if linked:
         raise OutputError(f"{path} is a link: give the path of the file itself")
     if not folder.is_dir():
         raise OutputError(f"can't write {path}: the folder {folder} does not exist")

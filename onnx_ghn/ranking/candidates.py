@@ -11,10 +11,14 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnx_ghn.errors import OptionError
+from onnx_ghn.model_io.regular import read_small
 from onnx_ghn.ranking.options import MOST_SAMPLED, RankOptions
 
 MODEL_SUFFIX = ".onnx"
 LIST_SUFFIX = ".txt"
+
+MAX_PATH = 4096
+"""Characters of a path, on any system."""
 
 ModelPath = str | os.PathLike[str]
 
@@ -73,7 +77,10 @@ def candidates_of(models: Iterable[ModelPath], options: RankOptions) -> list[Can
     Raises:
         OptionError: Something is not there or holds no models, or nothing is given at all.
     """
-    found = [path for model in models for path in _expand(os.fspath(model))]
+    try:
+        found = [path for model in models for path in _expand(os.fspath(model))]
+    except OSError as error:
+        raise OptionError(f"{error.filename}: {error.strerror}") from error
     by_path: dict[str, str] = {}
     for path in found:
         by_path.setdefault(os.path.abspath(path), path)  # noqa: PTH100 (links stay)
@@ -94,36 +101,38 @@ def _sampled(options: RankOptions) -> Iterator[Candidate]:
         yield Candidate(f"{options.space}/{seed}", space=options.space, seed=seed)
 
 
-def _expand(model: str) -> list[str]:
-    """The model files that one argument stands for."""
+def _expand(model: str, *, lists: bool = True) -> list[str]:
+    """The model files that one argument stands for, or one line of a list, which holds no lists."""
     path = Path(model)
     if path.is_dir():
         files = sorted(path.glob(f"**/*{MODEL_SUFFIX}"))
         if not files:
             raise OptionError(f"{model}: a folder without {MODEL_SUFFIX} files")
         return [str(file) for file in files]
-    if path.suffix == LIST_SUFFIX and path.is_file():
+    if lists and path.suffix == LIST_SUFFIX and path.is_file():
         return _listed(path)
     if path.exists():
         return [model]
     matches = sorted(glob.glob(model, recursive=True))  # noqa: PTH207 (takes absolute patterns)
     if not matches:
         raise OptionError(f"{model}: no such file, folder or list of models, nor a match")
-    return [file for match in matches for file in _expand(match)]
+    return [file for match in matches for file in _expand(match, lists=lists)]
 
 
 def _listed(path: Path) -> list[str]:
     try:
-        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+        lines = [line.strip() for line in read_small(path).decode("utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"{path}: can't be read as a list of models: {error}") from error
     entries = [str(path.parent / line) for line in lines if line and not line.startswith("#")]
     if not entries:
         raise OptionError(f"{path}: lists no models")
+    if any("\0" in entry or len(entry) > MAX_PATH for entry in entries):
+        raise OptionError(f"{path}: has a line that can't be a path: is it a list of models?")
     files = []
     for entry in entries:
         try:
-            files += [entry] if Path(entry).suffix == LIST_SUFFIX else _expand(entry)
-        except OptionError:
+            files += _expand(entry, lists=False)
+        except (OptionError, OSError):
             files.append(entry)  # of a long list one missing model must not stop the others
     return files

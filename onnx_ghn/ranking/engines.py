@@ -7,6 +7,7 @@ with the number of candidates.
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import signal
@@ -43,7 +44,7 @@ def score_locally(
 
     Raises:
         WorkerError: A worker dies before it has begun.
-        MissingDependencyError, ArchiveError: No candidate can be scored.
+        MissingDependencyError, ArchiveError, DeviceError: No candidate can be scored.
     """
     count = processes or (1 if job.run.device == "cuda" else len(os.sched_getaffinity(0)))
     todo = iter(candidates)
@@ -81,7 +82,8 @@ class _Worker:
         self.pipe, theirs = context.Pipe()
         self._candidate = first
         self._started = False
-        self._process = context.Process(target=_serve, args=(theirs, job), daemon=True)
+        level = logging.getLogger("onnx_ir").level
+        self._process = context.Process(target=_serve, args=(theirs, job, level), daemon=True)
         with _one_thread():
             self._process.start()
         theirs.close()
@@ -126,8 +128,9 @@ class _Worker:
             self._process.join()
 
 
-def _serve(pipe: Connection, job: Job) -> None:
+def _serve(pipe: Connection, job: Job, log_level: int) -> None:
     """A worker's whole life; it ends when the other end of the pipe is closed."""
+    logging.getLogger("onnx_ir").setLevel(log_level)  # as in the parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:

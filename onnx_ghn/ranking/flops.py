@@ -10,6 +10,7 @@ from onnx_ir.passes import common
 
 from onnx_ghn.errors import OnnxGhnError
 from onnx_ghn.model_copy import copy_model
+from onnx_ghn.read.constants import Constants
 
 Shape = tuple[int, ...]
 Rule = Callable[[ir.Node], int]
@@ -45,11 +46,13 @@ def count_flops(model: ir.Model, example: Shape) -> int | None:
             value.shape = None  # what the file says may be of another batch size
         if node.op_type == "GroupNormalization" and node.domain in ONNX:
             _replace_by_identity(node)
-    try:
-        inferred = _infer(copy)
-        return 2 * sum(_cost(node) for node in inferred.graph.all_nodes()) // max(1, example[0])
-    except UnknownCostError:
-        return None
+    while True:
+        try:
+            copy = _infer(copy)
+            return 2 * sum(_cost(node) for node in copy.graph.all_nodes()) // max(1, example[0])
+        except UnknownCostError:
+            if not _fold_integers(copy):
+                return None
 
 
 def _replace_by_identity(node: ir.Node) -> None:
@@ -73,6 +76,36 @@ def _infer(model: ir.Model) -> ir.Model:
         return common.ShapeInferencePass(check_type=False, data_prop=True)(model).model
     except Exception as error:  # onnx's inference raises what it likes
         raise UnknownCostError(str(error)) from error
+
+
+def _fold_integers(model: ir.Model) -> bool:
+    """Make initializers of axes and shapes that are computed: onnx knows only stored ones.
+
+    Returns:
+        Whether there were any, so that more shapes can be inferred.
+    """
+    graph = model.graph
+    known = Constants(lambda value: value)
+    folded = False
+    for node in list(graph):
+        if len(node.outputs) != 1 or node.outputs[0].is_graph_output():
+            continue
+        (output,) = node.outputs
+        integers = known.integers(output)
+        if integers is None or output.dtype is None or not output.dtype.is_integer():
+            continue
+        tensor = ir.Tensor(integers.astype(output.dtype.numpy()), name=output.name)
+        held = ir.Value(
+            name=output.name,
+            shape=ir.Shape(tensor.shape),
+            type=ir.TensorType(tensor.dtype),
+            const_value=tensor,
+        )
+        output.replace_all_uses_with(held)
+        graph.remove(node, safe=True)
+        graph.register_initializer(held)
+        folded = True
+    return folded
 
 
 def _cost(node: ir.Node) -> int:

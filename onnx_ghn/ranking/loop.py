@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import onnx_ghn
-from onnx_ghn.data import Data, DataError, Source, load_data
+from onnx_ghn.data import Data, DataError, Examples, Source, load_data
 from onnx_ghn.errors import OnnxGhnError, OptionError
 from onnx_ghn.hypernet.archive import read_info
 from onnx_ghn.options import RunOptions
@@ -22,6 +22,7 @@ from onnx_ghn.ranking.engines import score_locally, score_on_ray
 from onnx_ghn.ranking.options import RankOptions
 from onnx_ghn.ranking.results import Ranking, Record, ResultFile
 from onnx_ghn.ranking.scorer import Job
+from onnx_ghn.resizing import Resize
 
 Progress = Callable[[int, int], None]
 """Called with the candidates that are done and all of them."""
@@ -43,7 +44,8 @@ def make_job(data: Source, options: RankOptions, run: RunOptions) -> Job:
         source = [(np.asarray(loaded.x), loaded.y)]
     if not options.sample:
         return Job(source, options, run)
-    loaded = load_data(source, side=run.side or None)
+    resize = Resize(run.side, run.side, run.resize) if run.side else None
+    loaded = load_data(source, resize=resize)
     return Job(source, options, run, _side(loaded, run), len(loaded.classes))
 
 
@@ -113,6 +115,7 @@ def settings_of(job: Job) -> dict[str, Any]:
         "data": _fingerprint(job.data),
         "batch_size": run.batch_size,
         "side": run.side,
+        "resize": run.resize,
         "mean": list(run.mean),
         "std": list(run.std),
         "limit": run.limit,
@@ -139,10 +142,10 @@ def _side(data: Data, run: RunOptions) -> int:
     return int(rows)
 
 
-def _fingerprint(data: Source) -> str:
+def _fingerprint(data: str | Examples) -> str:
     """A hash of the data: of a folder, names and sizes of its files; else the bytes."""
     digest = hashlib.sha256()
-    if not isinstance(data, (str, os.PathLike)):
+    if not isinstance(data, str):
         for x, y in data:
             digest.update(json.dumps([str(x.dtype), x.shape]).encode())
             digest.update(np.ascontiguousarray(x).tobytes())

@@ -60,7 +60,13 @@ class Record:
         Raises:
             TypeError: It is no record.
         """
-        return cls(**data | {"flags": tuple(data["flags"])})
+        record = cls(**data | {"flags": tuple(data["flags"])})
+        wrong = [
+            name for name, kind in _KINDS.items() if not isinstance(getattr(record, name), kind)
+        ]
+        if wrong:
+            raise TypeError(f"the {wrong[0]} of {record.model!r} is of the wrong type")
+        return record
 
     def order(self) -> tuple[Any, ...]:
         """Sorts best first: score, lower loss, fewer parameters, path; failures last."""
@@ -75,6 +81,17 @@ class Record:
 
 
 _FIELDS = tuple(entry.name for entry in dataclasses.fields(Record))
+_NUMBER = int | float
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("model", "stamp"), str),
+    "error": str | None,
+    **dict.fromkeys(("score", "top1", "loss"), _NUMBER | None),
+    **dict.fromkeys(("parameters", "flops"), int | None),
+    "n": int,
+    "seconds": _NUMBER,
+    "tensors": dict,
+}
+"""What a field may hold that was read from a file."""
 
 
 @dataclass
@@ -129,6 +146,8 @@ class ResultFile:
         self._file: BinaryIO | None = None
         if path is None:
             return
+        if path.exists() and not path.is_file():
+            raise OutputError(f"{path}: is no regular file")
         try:
             self._file = path.open("a+b")
         except OSError as error:

@@ -5,12 +5,20 @@ from __future__ import annotations
 import functools
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from onnx_ghn.errors import ArchiveError, MissingDependencyError, ModelError, OnnxGhnError
+from onnx_ghn.errors import (
+    ArchiveError,
+    DeviceError,
+    MissingDependencyError,
+    ModelError,
+    OnnxGhnError,
+)
 from onnx_ghn.options import RunOptions
 from onnx_ghn.ranking.candidates import Candidate
 from onnx_ghn.ranking.options import RankOptions
@@ -19,8 +27,11 @@ from onnx_ghn.report import Report, Status
 
 if TYPE_CHECKING:
     from onnx_ghn.batches import Batches
-    from onnx_ghn.data import Source
+    from onnx_ghn.data import Data, Examples
     from onnx_ghn.read.reading import Reading
+
+NO_CANDIDATE = (MissingDependencyError, ArchiveError, DeviceError)
+"""Errors with which no candidate can be scored."""
 
 FLAGS_SHOWN = 3
 """Reasons of one kind that a flag names at most."""
@@ -37,7 +48,7 @@ class Job:
         image_side, classes: What networks from the generator take and give.
     """
 
-    data: Source
+    data: str | Examples
     options: RankOptions
     run: RunOptions
     image_side: int = 32
@@ -75,7 +86,10 @@ class Scorer:
 
         torch.set_num_threads(job.run.threads)
         self._job = job
-        self._read = functools.cache(load_data) if isinstance(job.data, str) else load_data
+        folder = isinstance(job.data, str) and Path(job.data).is_dir()
+        read = functools.cache(lambda resize: load_data(job.data, resize=resize))
+        # Only a folder's images depend on the size; other data is the same for all candidates.
+        self._read: Callable[..., Data] = lambda _, *, resize: read(resize if folder else None)
         fill = job.options.initialize
         self._fill = fill
         needed = (weights or self._needs_weights) and needs_archive(fill)
@@ -90,13 +104,13 @@ class Scorer:
 
         Raises:
             MissingDependencyError: Something is not installed: no candidate can be scored.
-            ArchiveError: Likewise.
+            ArchiveError, DeviceError: Likewise, of the archive or the device.
         """
         start = time.perf_counter()
         stamp = candidate.stamp()
         try:
             measured = self._measure(candidate)
-        except (MissingDependencyError, ArchiveError):
+        except NO_CANDIDATE:
             raise
         except OnnxGhnError as error:
             measured = {"error": str(error)}
@@ -185,6 +199,7 @@ class Scorer:
 
     def _flags(self, prepared: Prepared) -> list[str]:
         """Why the score may say less of this candidate than of others."""
+        from onnx_ghn.calibration import lacks_norms
         from onnx_ghn.plan import GHN
         from onnx_ghn.ranking.reach import beyond_reach
 
@@ -194,6 +209,10 @@ class Scorer:
         flags = []
         if kept:
             flags.append(f"{kept} of {len(learnable)} learnable tensors had a value and were kept")
+        if lacks_norms(prepared.model):
+            flags.append("no normalisation layer: folded by the exporter?")
+        if report.count(Status.CALIBRATED) and prepared.batches.warnings_of_statistics():
+            flags.append(f"statistics of batches of {prepared.batches.size}")
         if self._archive is None or report.decision.get("method") != GHN or kept == len(learnable):
             return flags
         left = [outcome.name for outcome in learnable if outcome.status is Status.FALLBACK]

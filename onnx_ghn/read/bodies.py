@@ -26,6 +26,39 @@ def values(graph: ir.Graph) -> Iterator[ir.Value]:
         yield from node.outputs
 
 
+def in_data_flow_order(graph: ir.Graph) -> list[ir.Node]:
+    """The nodes of a graph, each after those that it reads from; otherwise as in the file.
+
+    Converters leave files behind whose nodes are out of order, and ONNX Runtime runs them.
+    """
+    order: list[ir.Node] = []
+    begun: set[ir.Node] = set()
+    for first in graph:
+        stack = [] if first in begun else [(first, _producers(first, graph))]
+        begun.add(first)
+        while stack:
+            node, sources = stack[-1]
+            source = next((s for s in sources if s not in begun), None)
+            if source is None:
+                order.append(node)
+                stack.pop()
+            else:
+                begun.add(source)
+                stack.append((source, _producers(source, graph)))
+    return order
+
+
+def _producers(node: ir.Node, graph: ir.Graph) -> Iterator[ir.Node]:
+    """The nodes of `graph` that a node, or what it holds, reads from."""
+    for value in node.inputs:
+        producer = None if value is None else value.producer()
+        if producer is not None and producer.graph is graph:
+            yield producer
+    for body in bodies(node):
+        for inner in body:
+            yield from _producers(inner, graph)
+
+
 def is_same(returned: ir.Value, formal: ir.Value) -> bool:
     """Whether a body returns its input unchanged."""
     for _ in range(8):

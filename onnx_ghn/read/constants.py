@@ -380,6 +380,7 @@ _INTEGER_RULES: dict[str, Callable[..., Any]] = {
     "Sub": lambda node, a, b: a - b,
     "Mul": lambda node, a, b: a * b,
     "Div": lambda node, a, b: a // b,
+    "Mod": lambda node, a, b: (np.fmod if node.attributes.get_int("fmod", 0) else np.mod)(a, b),
     "Neg": lambda node, a: -a,
     "Range": lambda node, a, b, c: np.arange(a, b, c),
     "Where": lambda node, c, a, b: np.where(c, a, b),

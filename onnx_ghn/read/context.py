@@ -198,9 +198,10 @@ def activation_source(flow: DataFlow, node: ir.Node) -> ir.Value | None:
 def _gated(flow: DataFlow, product: ir.Node) -> ir.Value | None:
     """The factor of a product that the other factor is a squash of."""
     for index in (0, 1):
-        signal = _unscaled(flow, product.inputs[index])
-        if _gates(flow, product.inputs[1 - index], signal):
-            return signal
+        factor, gate = product.inputs[index], product.inputs[1 - index]
+        for signal in (factor, _unscaled(flow, factor)):
+            if _gates(flow, gate, signal):
+                return signal
     return None
 
 

@@ -17,7 +17,7 @@ from onnx_ir.passes.common import InlinePass
 
 from onnx_ghn.errors import ModelError
 from onnx_ghn.read import slots
-from onnx_ghn.read.bodies import bodies, is_same, values
+from onnx_ghn.read.bodies import bodies, in_data_flow_order, is_same, values
 from onnx_ghn.read.constants import Constants, Shape, root_tensor
 from onnx_ghn.read.marks import Mark, mark_of
 from onnx_ghn.read.parameter import Site
@@ -233,7 +233,7 @@ class DataFlow:
         self.roots.append(value)
 
     def _walk(self, graph: ir.Graph) -> None:
-        for node in graph:
+        for node in in_data_flow_order(graph):
             for body in bodies(node):
                 self._bind(node, body)
                 self._open(body)

@@ -22,7 +22,13 @@ from onnx_ghn.read.norms import is_inverse_deviation, normalised, scaled
 from onnx_ghn.read.parameter import Role
 
 _TO_EXPONENT = PASSING | {"Mul", "CumSum", "Pad", "Slice", "Concat", "Sub", "Split"}
+_TO_OUTPUT = PASSING | {"Slice", "Clip"}
+_MAX_STEPS = 8
 _SEARCHES = frozenset({"ArgMin", "ArgMax", "TopK"})
+_FEATURE_NORMS = frozenset(
+    {"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"}
+)
+"""Norms over the last axis."""
 _LOGARITHMIC = frozenset({"Exp", "Log", "Max", "Min", "Cos", "Sin"})
 
 
@@ -35,15 +41,20 @@ def added(flow: DataFlow, use: Use) -> Finding:
     """A tensor added to data (or data subtracted from it)."""
     if use.shape is None:
         return keep("added to data, shape unknown")
-    if use.node.op_type == "Sub" and use.index == 1:
-        return keep("subtracted from data: a mean or a grid")
     data = other_operand(use.node, use.index)
+    if use.node.op_type == "Sub" and use.index == 1:
+        if from_input(flow, data):  # whatever else it does, as when it is added to the output
+            reason = "subtracted from the input of the model: pre-processing"
+            return Finding(Role.CONSTANT, False, reason, decisive=True)
+        return keep("subtracted from data: a mean or a grid")
     if is_vector(use.shape):
         return _added_vector(flow, use, data)
     linear = linear_before(flow, data)
     if linear is not None and _covers(flow, linear, use):
         return Finding(Role.BIAS, True, f"added to the output of {linear.op_type}")
     if scaled(flow, data, by_table=True) or _is_mean_shift(flow, data):
+        if use.own is not None and len(use.own) == 4 and use.own[:2] == (1, 1):
+            return keep("one map for all channels: noise, a grid or a mask")
         return Finding(Role.NORM_SHIFT, True, "added after a norm's scale")
     if len(use.node.inputs) != 2 or use.node.op_type == "Sub":
         return keep(f"input {use.index} of {use.node.op_type}")
@@ -70,9 +81,9 @@ def _added_vector(flow: DataFlow, use: Use, data: ir.Value | None) -> Finding:
     if _flows_into(flow, use.node, _SEARCHES):
         return keep("added to distances before a search")
     producer = behind(flow, data)
+    if _ends(flow, use.node.outputs[0]):
+        return keep("added to the output of the model: post-processing")
     if producer is not None and producer.op_type == "Mul":
-        if use.node.outputs[0].is_graph_output():
-            return keep("added to the output of the model: post-processing")
         if _is_frozen_norm(flow, producer):
             return keep("a frozen BatchNorm or an affine map of channels, which look the same")
         return Finding(Role.NORM_SHIFT, True, "added after a scale")
@@ -87,6 +98,8 @@ def multiplied(flow: DataFlow, use: Use) -> Finding:
     if normalised(flow, data) or is_inverse_deviation(flow, data):
         if _count(use.shape) == 1:
             return keep("a number that scales data")
+        if _spans_positions(flow, use, data):
+            return keep("scales positions, not the features that a norm scales: a mask")
         return Finding(Role.NORM_SCALE, True, "multiplies after a norm", neutral=1.0, decisive=True)
     if _count(use.shape) == 1:
         return keep("a number that scales data")
@@ -171,12 +184,24 @@ def from_input(flow: DataFlow, value: ir.Value | None, depth: int = 8) -> bool:
 
 def is_output(flow: DataFlow, node: ir.Node) -> bool:
     """Whether the result of a node, perhaps shifted by a vector, is an output of the model."""
-    if node.outputs[0].is_graph_output():
+    if _ends(flow, node.outputs[0]):
         return True
     after = ahead(flow, node.outputs[0])
-    if len(after) != 1 or after[0].op_type != "Add" or not after[0].outputs[0].is_graph_output():
+    if len(after) != 1 or after[0].op_type != "Add" or not _ends(flow, after[0].outputs[0]):
         return False
     return not all(map(flow.is_data, after[0].inputs))  # the sum with a residual is no shift
+
+
+def _ends(flow: DataFlow, value: ir.Value) -> bool:
+    """Whether a value is an output of the model, perhaps cut, limited or rearranged."""
+    for _ in range(_MAX_STEPS):
+        if value.is_graph_output():
+            return True
+        sites = flow.uses(value)
+        if len(sites) != 1 or sites[0].index or sites[0].node.op_type not in _TO_OUTPUT:
+            return False
+        value = sites[0].node.outputs[0]
+    return False
 
 
 def _flows_into(flow: DataFlow, node: ir.Node, operators: frozenset[str]) -> bool:
@@ -206,6 +231,13 @@ def _is_batch_axis(flow: DataFlow, data: ir.Value | None, shape: Shape) -> bool:
     rank = len(known) if known is not None else (2 if len(shape) == 2 else 0)
     long = [k - len(shape) for k, size in enumerate(shape) if size != 1]
     return bool(long) and rank > 0 and long[0] == -rank
+
+
+def _spans_positions(flow: DataFlow, use: Use, data: ir.Value | None) -> bool:
+    """Whether the tensor is one number for all features of a position, right after a LayerNorm."""
+    norm = flow.producer(data)
+    last = use.shape is not None and len(use.shape) > 1 and use.shape[-1] == 1
+    return last and norm is not None and norm.op_type in _FEATURE_NORMS
 
 
 def _is_mixed(flow: DataFlow, use: Use) -> bool:

@@ -4,11 +4,11 @@ A weight of variance `gain / fan_in` gives outputs of variance 1 where `gain` is
 its input's second moment (He et al., 2015, "Delving deep into rectifiers", derive the 2 of ReLU;
 the other activations are the same integral E[f(x)^2] over a normal x, done numerically). One pass
 over the graph estimates the second moment of every value: a norm and a layer with a weight start
-anew at 1, an activation takes its share, a sum of two signals has the sum of their means and of
-their variances, a product of independent factors the product. (The mean counts: a ReLU halves a
-signal around 0, but passes a stream of positive sums.) So the weights behind the residual sums of
-a network without norms, whose BatchNorm was folded away for instance, are smaller, and the signal
-keeps its scale however many branches are added up.
+anew at 1, an activation takes its share, and so do zeros of padding and average pools; a sum of two
+signals has the sum of their means and of their variances, a product of independent factors the
+product. (The mean counts: a ReLU halves a signal around 0, but passes a stream of positive sums.)
+So the weights behind the residual sums of a network without norms, whose BatchNorm was folded away
+for instance, are smaller, and the signal keeps its scale however many branches are added up.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ from onnx_ghn.read.context import (
     linear_before,
 )
 from onnx_ghn.read.dataflow import DataFlow
+from onnx_ghn.read.norms import normalised
+from onnx_ghn.read.residual import LAYER_SCALE, closes_branch
+from onnx_ghn.read.sides import Sides
 
 SECOND_MOMENT_GAIN = {
     "Relu": 2.0,
@@ -57,6 +60,9 @@ SECOND_MOMENT_GAIN = {
 _RECTIFIERS = frozenset({"Relu", "LeakyRelu", "PRelu", "ThresholdedRelu", "Clip"})
 """Activations that cut off what is negative, or nearly so."""
 
+_LARGE_MAP = 4096
+"""Rows or columns of a map from which on the zeros around it hardly count."""
+
 _BOUNDED = frozenset({"Tanh", "Sigmoid", "HardSigmoid", "Softplus", "Softsign"})
 """Activations whose output does not grow with their input, or hardly."""
 
@@ -71,7 +77,6 @@ _SQUASH_GAIN = {
 """Squash inside a decomposed activation x * squash(x) -> gain of the whole."""
 
 _VARIANCE_SHARE = {
-    **dict.fromkeys(("Relu", "LeakyRelu", "PRelu", "ThresholdedRelu", "Clip"), 1 - 1 / math.pi),
     **dict.fromkeys(("Gelu", "FastGelu", "BiasGelu", "QuickGelu"), 0.813),
     **{"Elu": 0.96, "Celu": 0.96, "Swish": 0.88, "HardSwish": 0.917, "Mish": 0.872},
 }
@@ -96,8 +101,10 @@ _ROOTS = frozenset({"Sqrt", "Rsqrt", "ReduceL2", "LpNormalization"})
 _TO_ROOT = PASSING | {"Reciprocal", "Div", "Add", "Max", "Clip"}
 _PRODUCTS = frozenset({"MatMul", "FusedMatMul", "Einsum"})
 
-_SCALINGS = 2
-"""So many constants may scale an activation: its own gain, and that of a residual branch."""
+_POOLS = frozenset({"GlobalAveragePool", "ReduceMean"})
+_GATE_OF_MEANS = 0.27
+"""Second moment of a gate behind them: means of maps are smaller than the maps, so that it lies
+between that of a half, which is the squash of 0, and that for a signal of variance 1."""
 
 LIMITS = (2.0**-20, 2.0**10)
 """Smallest and largest gain: an estimate beyond is a sign of an error, not of a signal."""
@@ -117,8 +124,13 @@ class Moments:
         self._depth_scales = depth_scales
         self._moments: dict[ir.Value, float] = {}
         self._means: dict[ir.Value, float] = {}
+        self._squeezed: set[ir.Value] = set()
+        self._sides = Sides(flow)
         for node in flow.nodes:
+            self._sides.visit(node)
             if any(map(flow.is_signal, node.outputs)):
+                if self._is_squeezed(node):
+                    self._squeezed.update(node.outputs)
                 mean, moment = self._estimate_mean(node), self._estimate(node)
                 for output in node.outputs:
                     self._moments[output] = moment
@@ -135,26 +147,19 @@ class Moments:
         The mean of `value` is lost on it: only the variance counts (Brock et al., 2021,
         "Characterizing signal propagation to close the performance gap in unnormalized ResNets").
         """
-        return float(np.clip(self.gain(value) / self._variance_share(value), *LIMITS))
+        variance = max(self._of(value) - self._mean(value) ** 2, 1e-12)
+        return float(np.clip(1.0 / variance, *LIMITS))
 
-    def _variance_share(self, value: ir.Value | None) -> float:
-        """How much of the second moment is variance: 1 but behind an activation, perhaps scaled."""
-        for _ in range(_SCALINGS + 1):
-            node = behind(self._flow, value)
-            if node is None:
-                break
-            if node.op_type in _VARIANCE_SHARE:
-                return _VARIANCE_SHARE[node.op_type]
-            if activation_source(self._flow, node) is not None:
-                squash = comes_from(
-                    self._flow, node.outputs[0], lambda n: n.op_type in _SQUASH_SHARE, _STEPS
-                )
-                return 1.0 if squash is None else _SQUASH_SHARE[squash.op_type]
-            signals = [v for v in node.inputs if v is not None and self._flow.is_signal(v)]
-            if node.op_type not in ("Mul", "Div") or len(signals) != 1:
-                break
-            value = signals[0]
-        return 1.0
+    def _variance_share(self, node: ir.Node) -> float | None:
+        """How much of the second moment of an activation is variance; None for other nodes."""
+        if node.op_type in _VARIANCE_SHARE:
+            return _VARIANCE_SHARE[node.op_type]
+        if activation_source(self._flow, node) is None:
+            return None
+        squash = comes_from(
+            self._flow, node.outputs[0], lambda n: n.op_type in _SQUASH_SHARE, _STEPS
+        )
+        return None if squash is None else _SQUASH_SHARE[squash.op_type]
 
     def _of(self, value: ir.Value | None) -> float:
         if value is None:
@@ -172,8 +177,14 @@ class Moments:
             return 0.0
         if node.op_type in _RECTIFIERS:
             return self._rectified(signals[0])[0]
+        share = self._variance_share(node)
+        if share is not None:
+            return math.sqrt((1.0 - share) * self._estimate(node))
         if node.op_type in ("Add", "Sum"):
             return sum(map(self._mean, signals))
+        if node.op_type in ("Mul", "Div") and len(signals) == 1:
+            number = self._constant(node, neutral=1.0) or 1.0
+            return self._mean(signals[0]) * (number if node.op_type == "Mul" else 1.0 / number)
         if node.op_type == "BatchNormalization":
             return self._mean(signals[0]) if self._is_fixed(node) else 0.0
         if node.op_type in _KEEPING:
@@ -199,7 +210,7 @@ class Moments:
             return 1.0
         if node.outputs and linear_before(flow, node.outputs[0]) is node:
             fused = 2.0 if op == "FusedConv" and "activation" in node.attributes else 1.0
-            return self._depth_scales.get(node, 1.0) ** 2 / fused
+            return self._depth_scales.get(node, 1.0) ** 2 * self._covered(node) / fused
         signals = [v for v in node.inputs if v is not None and flow.is_signal(v)]
         if not signals:
             return 1.0
@@ -209,6 +220,8 @@ class Moments:
             return self._of(source) / (2.0 if squash is None else _SQUASH_GAIN[squash.op_type])
         if op in _RECTIFIERS:
             return self._rectified(signals[0])[1]
+        if op in ("Sigmoid", "HardSigmoid") and node.outputs[0] in self._squeezed:
+            return _GATE_OF_MEANS
         if op in SECOND_MOMENT_GAIN:
             return (1.0 if op in _BOUNDED else self._of(signals[0])) / SECOND_MOMENT_GAIN[op]
         if op in ("Add", "Sub", "Sum"):
@@ -221,9 +234,57 @@ class Moments:
             return self._quotient(node, signals)
         if op in _PRODUCTS:
             return self._mixed(signals)
+        if op == "AveragePool":
+            return self._pooled(node, signals[0])
         if op in _KEEPING:
             return sum(map(self._of, signals)) / len(signals)
         return 1.0
+
+    def _pooled(self, node: ir.Node, signal: ir.Value) -> float:
+        """The mean stays; of n equal values the variance would, too, of n independent ones 1/n.
+
+        Neighbours in a map lie between the two.
+        """
+        mean, window = self._mean(signal), math.prod(node.attributes.get_ints("kernel_shape", ()))
+        return mean**2 + (self._of(signal) - mean**2) / math.sqrt(max(1, window))
+
+    def _covered(self, node: ir.Node) -> float:
+        """The share of a convolution's products that meet data, not the zeros of its padding.
+
+        Known only where the sizes of the maps are; it counts where they are small.
+        """
+        pads = node.attributes.get_ints("pads")
+        if node.op_type not in ("Conv", "FusedConv") or not pads:
+            return 1.0
+        taps = (self._flow.shape(node.inputs[1]) or ())[2:]
+        sizes = (self._flow.shape(node.inputs[0]) or ())[2:]
+        if not sizes and len(taps) == 2:
+            sizes = (self._sides.of(node.inputs[0]),) * 2
+        if not 2 * len(taps) == 2 * len(sizes) == len(pads) or 0 in sizes:
+            return 1.0
+        ones = [1] * len(taps)
+        strides = node.attributes.get_ints("strides") or ones
+        dilations = node.attributes.get_ints("dilations") or ones
+        if not len(strides) == len(dilations) == len(sizes) or min(*strides, *taps) < 1:
+            return 1.0  # a damaged node
+        covered = 1.0
+        for axis, size in enumerate(sizes):
+            largest = max(size, pads[axis], pads[axis + len(sizes)], taps[axis] * dilations[axis])
+            if largest > _LARGE_MAP:
+                continue
+            products = dilations[axis] * np.arange(taps[axis])
+            end = size + pads[axis + len(sizes)] - products[-1]
+            met = np.arange(-pads[axis], end, strides[axis])[:, None] + products
+            covered *= float(np.mean((met >= 0) & (met < size))) if met.size else 1.0
+        return covered
+
+    def _is_squeezed(self, node: ir.Node) -> bool:
+        """Whether a node computes with nothing but means of maps, as in a squeeze-excitation."""
+        if node.op_type in _POOLS:
+            return True
+        signals = [v for v in node.inputs if v is not None and self._flow.is_signal(v)]
+        squeezed = all(self._flow.resolve(value) in self._squeezed for value in signals)
+        return bool(signals) and squeezed and node.op_type not in NORMS
 
     @staticmethod
     def _is_fixed(node: ir.Node) -> bool:
@@ -243,7 +304,14 @@ class Moments:
         product = 1.0
         for signal in signals:
             product *= self._of(signal)
+        if len(signals) == 1 and self._scales_branch(node, signals[0]):
+            product *= LAYER_SCALE**2
         return product * self._constant(node, neutral=1.0) ** 2
+
+    def _scales_branch(self, node: ir.Node, signal: ir.Value) -> bool:
+        """Whether a learned layer scale, which starts small, closes a residual branch here."""
+        learned = any(map(self._flow.is_param, node.inputs))
+        return learned and closes_branch([node]) and not normalised(self._flow, signal)
 
     def _quotient(self, node: ir.Node, signals: list[ir.Value]) -> float:
         if signals[0] is not node.inputs[0] or len(signals) > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 
 Label = tuple[int | str | bytes, ...]
@@ -12,8 +13,10 @@ def canonical_order(labels: Sequence[Label], predecessors: Sequence[Sequence[int
     """Nodes by depth, then by a hash of everything before and after them.
 
     Depth is the longest path from a root, hence the order is topological. Hashes are refined
-    until no more nodes can be told apart (colour refinement); nodes that still tie stand in the
+    until no more nodes can be told apart (colour refinement). Nodes that still tie stand in the
     order of their predecessors, and those that share them, being interchangeable, as they come.
+    Where that would matter to a node that joins some of them, the first one is made to differ
+    and the hashes are refined again (as in McKay, "Practical graph isomorphism", 1981).
 
     Args:
         labels: What a node is (primitive, shape, attributes).
@@ -29,11 +32,12 @@ def canonical_order(labels: Sequence[Label], predecessors: Sequence[Sequence[int
         if depth[node] == len(layers):
             layers.append([])
         layers[depth[node]].append(node)
-    keys = structural_keys(labels, predecessors)
-    distinct = 0
-    while distinct < len(set(keys)) < len(keys):
-        distinct = len(set(keys))
-        keys = structural_keys(keys, predecessors)
+    keys = _refined(labels, predecessors)
+    while entangled := _entangled(keys, predecessors):
+        first = min(entangled, key=lambda node: (depth[node], keys[node], node))
+        marked: list[Label] = [*keys]
+        marked[first] = (*keys[first], "first")
+        keys = _refined(marked, predecessors)
     order: list[int] = []
     position = [0] * len(labels)
     for layer in layers:
@@ -42,6 +46,37 @@ def canonical_order(labels: Sequence[Label], predecessors: Sequence[Sequence[int
             position[node] = len(order)
             order.append(node)
     return order
+
+
+def _refined(
+    labels: Sequence[Label], predecessors: Sequence[Sequence[int]]
+) -> list[tuple[bytes, bytes]]:
+    """Keys of the nodes, hashed until no more of them differ."""
+    keys = structural_keys(labels, predecessors)
+    distinct = 0
+    while distinct < len(set(keys)) < len(keys):
+        distinct = len(set(keys))
+        keys = structural_keys(keys, predecessors)
+    return keys
+
+
+def _entangled(
+    keys: Sequence[tuple[bytes, bytes]], predecessors: Sequence[Sequence[int]]
+) -> list[int]:
+    """Tied nodes that some node joins, whose order among themselves hence matters.
+
+    It doesn't where a node takes one tied node, whose order it then follows, or whole ties.
+    """
+    size = Counter(keys)
+    if len(size) == len(keys):
+        return []
+    found: set[int] = set()
+    for sources in predecessors:
+        tied = [source for source in sources if size[keys[source]] > 1]
+        taken = Counter(keys[source] for source in tied)
+        if len(tied) > 1 and any(count < size[key] for key, count in taken.items()):
+            found.update(tied)
+    return sorted(found)
 
 
 def structural_keys(

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_ghn.read.constants import Shape
-from onnx_ghn.read.context import PASSING, ahead, behind, reaches
+from onnx_ghn.read.context import PASSING, ahead, behind, linear_before, reaches
 from onnx_ghn.read.dataflow import DataFlow
 from onnx_ghn.read.finding import Finding, Use, keep
 from onnx_ghn.read.norms import stored_array
@@ -74,6 +74,11 @@ def feeds_both_waves(flow: DataFlow, value: ir.Value) -> bool:
     )
 
 
+def is_wave(flow: DataFlow, value: ir.Value | None) -> bool:
+    """Whether the graph computes a value from a stored tensor by Sin or Cos."""
+    return any(node.op_type in _WAVES for origin in flow.origins(value) for node in origin.path)
+
+
 def feeds_softmax(flow: DataFlow, value: ir.Value) -> bool:
     """Whether a value is an attention score on its way to Softmax."""
     return reaches(flow, value, lambda n: n.op_type == "Softmax", _TO_SOFTMAX, 8)
@@ -130,6 +135,13 @@ def normalised_query(flow: DataFlow, use: Use) -> Finding:
                 n.op_type == "Add" and any(map(flow.is_data, n.inputs)) for n in ahead(flow, value)
             ):
                 return Finding(Role.TOKEN, True, "learned queries, normalised", Form.TABLE)
+        if reaches(
+            flow,
+            use.node.outputs[0],
+            lambda n: linear_before(flow, n.outputs[0]) is n,
+            PASSING | {"Slice"},
+        ):
+            return Finding(Role.TOKEN, True, "a table, normalised and projected", Form.TABLE)
     return keep(f"input {use.index} of {use.node.op_type}")
 
 
@@ -203,17 +215,20 @@ def _is_map(producer: ir.Node | None) -> bool:
 
 
 def is_score(flow: DataFlow, use: Use) -> bool:
-    """Whether the other operand is a product of two data tensors, perhaps scaled."""
+    """Whether the other operand is a product of two data tensors, perhaps scaled.
+
+    The queries may be learned, as those of a Perceiver are.
+    """
     value = use.node.inputs[1 - use.index]
     for _ in range(8):
         node = behind(flow, value)
         if node is None:
             return False
         if node.op_type in ("MatMul", "Einsum", "FusedMatMul"):
-            return all(map(flow.is_data, node.inputs))
+            return all(map(flow.is_signal, node.inputs))
         if node.op_type not in ("Mul", "Div", "Add", "Where", "Sub", "Concat"):
             return False
-        value = next((v for v in node.inputs if v is not None and flow.is_data(v)), None)
+        value = next((v for v in node.inputs if v is not None and flow.is_signal(v)), None)
     return False
 
 

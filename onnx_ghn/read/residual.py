@@ -1,4 +1,6 @@
-"""Depth: the last projection of each residual branch of a pre-norm transformer is scaled down.
+"""Residual branches: which tensors close one, and how small it starts.
+
+The last projection of each branch of a pre-norm transformer is scaled down.
 
 A sum of n branches of unit variance grows like sqrt(n); GPT-2 therefore scales the weights that
 write into the residual stream by 1/sqrt(n), n being twice the number of blocks
@@ -8,11 +10,17 @@ write into the residual stream by 1/sqrt(n), n being twice the number of blocks
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import onnx_ir as ir
 
 from onnx_ghn.read.context import NORMS, PASSING, ahead, behind, linear_before
 from onnx_ghn.read.dataflow import DataFlow
+
+LAYER_SCALE = 0.1
+"""Of a tensor that scales a branch: the largest of the published values (1e-6 to 0.1, smaller for
+deeper networks; Touvron et al., "Going deeper with image transformers", 2021), so that a branch
+starts small, but carries signal."""
 
 _LINEAR = frozenset({"MatMul", "Gemm", "FusedMatMul", "Einsum"})
 _MINIMUM = 4
@@ -30,6 +38,29 @@ def depth_scales(flow: DataFlow) -> dict[ir.Node, float]:
     if len(closing) < _MINIMUM:
         return {}
     return dict.fromkeys(closing, 1.0 / math.sqrt(len(closing)))
+
+
+def closes_branch(nodes: Iterable[ir.Node]) -> bool:
+    """Whether what the nodes scale is then added to a residual stream, and not to a bias."""
+    pending = list(nodes)
+    while pending:
+        for output in pending.pop().outputs:
+            for node, index in output.uses():
+                others = [value for place, value in enumerate(node.inputs) if place != index]
+                if node.op_type in ("Add", "Sum") and any(map(_is_computed, others)):
+                    return True
+                if node.op_type in PASSING:
+                    pending.append(node)
+    return False
+
+
+def _is_computed(value: ir.Value | None) -> bool:
+    """Whether a value is data: neither a tensor of the file nor an input."""
+    node = value.producer() if value is not None else None
+    while node is not None and node.op_type in PASSING:
+        source = node.inputs[0]
+        node = source.producer() if source is not None else None
+    return node is not None and node.op_type not in ("Constant", "ConstantOfShape")
 
 
 def _branch_end(flow: DataFlow, add: ir.Node) -> ir.Node | None:

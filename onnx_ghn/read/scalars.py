@@ -73,9 +73,7 @@ def _judge(flow: DataFlow, value: ir.Value, sites: tuple[Site, ...]) -> Finding:
 
 def _judge_site(flow: DataFlow, value: ir.Value, site: Site) -> Finding:
     node = site.node
-    if node.op_type == "Exp" and all(
-        n.op_type in ("Mul", "Div") for n in ahead(flow, node.outputs[0])
-    ):
+    if node.op_type == "Exp" and _scales_data(flow, node):
         return Finding(Role.LOGIT_SCALE, True, "its exponential scales data")
     shape = flow.shape(value) or ()
     data = other_operand(node, site.index) if len(node.inputs) == 2 else None
@@ -90,6 +88,14 @@ def _judge_site(flow: DataFlow, value: ir.Value, site: Site) -> Finding:
     if node.op_type == "Mul" and _is_branch_gate(flow, value, node, data):
         return Finding(Role.LAYER_SCALE, True, "scales a residual branch", neutral=1.0)
     return keep("one number outside a weight slot")
+
+
+def _scales_data(flow: DataFlow, node: ir.Node) -> bool:
+    """Whether the result, perhaps limited, only multiplies or divides."""
+    after = ahead(flow, node.outputs[0])
+    if len(after) == 1 and after[0].op_type in ("Clip", "Min"):
+        after = ahead(flow, after[0].outputs[0])
+    return all(n.op_type in ("Mul", "Div") for n in after)
 
 
 def _is_branch_gate(flow: DataFlow, value: ir.Value, node: ir.Node, data: ir.Value) -> bool:

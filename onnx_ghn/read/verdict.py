@@ -229,6 +229,10 @@ def _decide(flow: DataFlow, root: ir.Value, uses: list[Use]) -> tuple[Finding, U
     in_slot = use is not None and slots.find(use.node, use.index) is not None
     if mark is Mark.COMPUTED and found.learnable and not in_slot:
         return keep("the exporter has computed it from other tensors"), use
+    producer = root.producer()
+    node = producer is not None and producer.op_type == "Constant"
+    if node and found.learnable and not in_slot and flow.stores_weights:
+        return keep("a Constant node in a file that keeps its weights in initializers"), use
     if mark is Mark.PARAMETER and not found.learnable and found.role is Role.CONSTANT:
         return _marked(use, math.prod(flow.shape(root) or ())), use
     return found, use
@@ -289,6 +293,8 @@ def _in_slot(flow: DataFlow, use: Use, slot: slots.Slot) -> Finding:
             len(use.shape or ()) < 2 or (data is not None and len(data) < 2)
         ):
             return keep(f"{node.op_type} of two stored vectors: a power iteration")
+        if not flow.is_signal(node.inputs[0]) and _is_generated(use.origin.root):
+            return keep("filled by the graph, and multiplied with no data")
         if positions.feeds_both_waves(flow, node.outputs[0]):
             return keep("frequencies: the product enters Sin and Cos")
         if slot.form is Form.KERNEL and norms.is_fixed_kernel(use):
@@ -298,6 +304,11 @@ def _in_slot(flow: DataFlow, use: Use, slot: slots.Slot) -> Finding:
     if slot.role is Role.BIAS and _is_filler(flow, use):
         return keep("one number in the place of a bias")
     return Finding(slot.role, slot.learnable, reason, slot.form, slot.neutral, decisive=True)
+
+
+def _is_generated(root: ir.Value) -> bool:
+    node = root.producer()
+    return node is not None and node.op_type == "ConstantOfShape"
 
 
 def _scale_of_weight(flow: DataFlow, use: Use) -> Finding:
@@ -325,7 +336,10 @@ def _is_filler(flow: DataFlow, use: Use) -> bool:
     if math.prod(use.shape or ()) != 1:
         return False
     weight = flow.shape(use.node.inputs[1]) if len(use.node.inputs) > 1 else None
-    if weight is None or not use.shape:
+    if weight is None:  # computed, by a spectral norm for instance, from a tensor of its shape
+        origins = flow.origins(use.node.inputs[1])
+        weight = flow.shape(origins[0].root) if origins else None
+    if not weight or not use.shape:
         return True
     turned = use.node.op_type == "Gemm" and not use.node.attributes.get_int("transB", 0)
     return weight[-1 if turned else 0] != 1 and use.node.op_type != "ConvTranspose"
@@ -338,6 +352,10 @@ def _left_operand(flow: DataFlow, use: Use) -> Finding:
     if not any(map(flow.is_signal, others)):
         if positions.is_query(use):
             return Finding(Role.TOKEN, True, "learned queries, projected", Form.TABLE)
+        if node.op_type == "Einsum" and any(positions.is_wave(flow, value) for value in others):
+            return Finding(
+                Role.LINEAR, True, "projects a table of sinusoids", Form.EINSUM, decisive=True
+            )
         return keep(f"the data of a {node.op_type}: a table, or a power iteration")
     if node.op_type == "Einsum":
         if len(node.inputs) != 2:

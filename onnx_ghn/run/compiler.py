@@ -203,9 +203,17 @@ class _Compiler:
         view = NodeView(
             node, version, self.options, self.numbers_of(node), self.blocks(node, captures)
         )
-        for i in operator.unused(view):
-            operands[i] = None
-        kernel = operator.build(view)
+        try:
+            for i in operator.unused(view):
+                operands[i] = None
+            kernel = operator.build(view)
+        except OnnxGhnError:
+            raise
+        except Exception as error:  # whatever its attributes led to, it is about this node
+            raise ModelError(
+                f"{describe(node)} can't be computed: {error}: are its attributes and inputs what "
+                "the operator takes?"
+            ) from error
         if operator.many and len(node.outputs) == 1:
             kernel = _first_of(kernel)
         if all(value is None or self.is_constant(value) for value in operands):

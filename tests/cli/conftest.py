@@ -12,6 +12,13 @@ from onnx_ghn.cli import main
 
 
 @pytest.fixture
+def small():
+    """Options of `train` for small images and short evaluations."""
+    images = ["--space", "narrow", "--batch", "16", "--side", "8", "--final-side", "8"]
+    return [*images, "--evaluate-architectures", "2", "--evaluate-examples", "64"]
+
+
+@pytest.fixture
 def run(monkeypatch, capsys):
     """Run a command in this process: starting one takes longer than the command."""
 

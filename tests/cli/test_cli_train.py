@@ -10,9 +10,6 @@ import pytest
 from onnx_ghn.hypernet.archive import read_info
 from onnx_ghn.train.checkpoint import load_checkpoint
 
-SMALL = ["--space", "narrow", "--batch", "16", "--side", "8", "--final-side", "8"]
-SMALL += ["--evaluate-architectures", "2", "--evaluate-examples", "64"]
-
 
 def command(data, out, *more):
     return [
@@ -43,9 +40,9 @@ def wait_for(condition, seconds=120):
         time.sleep(0.05)
 
 
-def test_a_killed_run_goes_on(data, tmp_path):
+def test_a_killed_run_goes_on(data, small, tmp_path):
     out = tmp_path / "run"
-    often = ["--evaluate-seconds", "1", *SMALL]
+    often = ["--evaluate-seconds", "1", *small]
     with subprocess.Popen(
         command(data, out, "--steps", "100000", *often), env=environment(), stderr=subprocess.PIPE
     ) as child:
@@ -70,10 +67,10 @@ def heed_interrupts():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_saves_its_state(data, tmp_path, number):
+def test_an_interrupted_run_saves_its_state(data, small, tmp_path, number):
     out = tmp_path / "run"
     with subprocess.Popen(
-        command(data, out, "--steps", "100000", *SMALL),
+        command(data, out, "--steps", "100000", *small),
         env=environment(),
         stderr=subprocess.PIPE,
         text=True,

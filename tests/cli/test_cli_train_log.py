@@ -7,16 +7,13 @@ import pytest
 
 from onnx_ghn.train import monitor
 
-SMALL = ["--space", "narrow", "--batch", "16", "--side", "8", "--final-side", "8"]
-SMALL += ["--evaluate-architectures", "2", "--evaluate-examples", "64"]
 
-
-def test_tensorboard_reads_what_the_log_holds(run, data, tmp_path, monkeypatch):
+def test_tensorboard_reads_what_the_log_holds(run, data, small, tmp_path, monkeypatch):
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     monkeypatch.setattr(monitor, "LOG_SECONDS", 0.0)
     out = tmp_path / "run"
     command = ["train", "--data", data, "--out", out, "--processes", "1", "--steps", "3"]
-    done = run(*command, *SMALL, "--tensorboard", "-q")
+    done = run(*command, *small, "--tensorboard", "-q")
     assert done.returncode == 0, done.stderr
     board = reader.EventAccumulator(str(out / "tensorboard")).Reload()
     records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]

@@ -11,6 +11,8 @@ import sys
 import onnx
 import onnxruntime
 import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
 
 def process(*arguments):
@@ -72,6 +74,39 @@ def test_eval_prints_a_table(model, digits, run):
     for word in ("top-1", "top-5", "loss", "images/s", "CPUExecutionProvider", "NCHW 1 x 8 x 8"):
         assert word in result.stdout
     assert result.stderr == ""
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """A folder of real photographs in two classes, no two of one size."""
+    monkeypatch.setenv("ONNX_GHN_CACHE", str(tmp_path / "cache"))
+    for label, photo in enumerate(load_sample_images().images):
+        folder = tmp_path / "photos" / str(label)
+        folder.mkdir(parents=True)
+        for count in range(1, 5):
+            Image.fromarray(photo[: 100 * count, : 40 * count + 300]).save(folder / f"{count}.jpg")
+    return tmp_path / "photos"
+
+
+@pytest.mark.parametrize("how", ["crop", "imagenet", "stretch"])
+def test_photographs_come_to_the_size_as_asked_for(model, photos, run, tmp_path, how):
+    more = ("--resize", how, "--format", "json")
+    out = ("-o", tmp_path / "out.onnx", "--force")
+    few = ("--steps", "1", "--hold-out", "0", "--force")
+    for command in (
+        ("eval", model, "--data", photos),
+        ("calibrate", model, "--data", photos, *out),
+        ("init", model, "--calibrate", photos, *out),
+        ("finetune", model, "--data", photos, *few, *out),
+    ):
+        result = run(*command, *more)
+        assert result.returncode == 0, result.stderr
+        printed = json.loads(result.stdout)
+        told = printed["input"] if "input" in printed else printed["data"]
+        assert told["resize"] == how and told["shape"] == [1, 8, 8], command
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    table = run("eval", model, "--data", photos, "--resize", how)
+    assert f"NCHW 1 x 8 x 8, other sizes: {how}" in table.stdout
 
 
 def test_bad_use_is_one_line_and_exit_2(model, digits, tmp_path, run):

@@ -13,7 +13,7 @@ import pytest
 from onnx_ghn.cli import main
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
-PAGES = ["index", "skeletons", "external-data", "toolchains"]
+PAGES = ["index", "skeletons", "external-data", "toolchains", "cuda", "troubleshooting"]
 ELSEWHERE = {"use", "olive"}
 """Pages with tests of their own: tests/test_docs.py, tests/integrations/test_olive.py."""
 PRINTS = {
@@ -21,6 +21,8 @@ PRINTS = {
     "skeletons": "(1, 1000) True",
     "external-data": "['ready.onnx']",
     "toolchains": "True ['Conv', 'BatchNormalization']",
+    "cuda": ": top-1 100%",
+    "troubleshooting": "once.onnx 1.0 True\nplanned.onnx 1.0 True",
 }
 
 

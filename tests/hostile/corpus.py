@@ -487,7 +487,7 @@ def unknown_opset(version):
     return model(opset_imports=[helper.make_opsetid("", version)])
 
 
-@case("twice")
+@case("two versions")
 def two_opsets():
     return model(opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx", 12)])
 
@@ -1047,3 +1047,28 @@ def weight_that_is_the_output():
 def convolution_of_endless_groups(group):
     node = helper.make_node("Conv", ["x", "w"], ["y"], group=group, strides=[2**62, 2**62])
     return model(node, initializers=(weight(shape=(4, 1, 3, 3)),))
+
+
+@case(None, [1], [0, 0], [2**62, 2**62], [-1, -1])
+def convolution_of_damaged_strides(strides):
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1], strides=strides)
+    return on_a_map(model(node, initializers=(weight(shape=(4, 1, 3, 3)),)), 8)
+
+
+@case(None, 2**31, 2**62)
+def convolution_of_an_endless_map(side):
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, side, 1, 1])
+    return on_a_map(model(node, initializers=(weight(shape=(4, 1, 3, 3)),)), side)
+
+
+@case(None)
+def convolution_of_nothing():
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])
+    return on_a_map(model(node, initializers=(weight(shape=(4, 1, 0, 0)),)), 8)
+
+
+def on_a_map(proto: onnx.ModelProto, side: int) -> onnx.ModelProto:
+    """The model with square maps of so many rows as its input and output."""
+    for place, channels in ((proto.graph.input[0], 1), (proto.graph.output[0], 4)):
+        place.CopyFrom(value(place.name, [1, channels, side, side]))
+    return proto

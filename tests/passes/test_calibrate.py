@@ -307,11 +307,8 @@ def test_no_data_and_wrong_data_are_errors():
 
 
 @pytest.mark.cuda
+@pytest.mark.usefixtures("runtime_on_cuda")
 def test_cuda_gives_the_same_statistics():
-    import onnxruntime
-
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        pytest.skip("this ONNX Runtime has no CUDA")
     on_cpu, on_cuda = chain(), chain()
     Calibrate()(on_cpu)
     Calibrate(device="cuda")(on_cuda)

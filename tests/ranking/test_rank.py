@@ -1,5 +1,6 @@
 """Rankings of real networks on scikit-learn's digits, in worker processes."""
 
+import dataclasses
 import json
 import math
 import multiprocessing
@@ -18,9 +19,11 @@ import torch
 import onnx_ghn
 from onnx_ghn import DataError, InitializeOptions, OptionError, OutputError, RankOptions, RunOptions
 from onnx_ghn.architectures.sample import sample
-from onnx_ghn.ranking.candidates import candidates_of
+from onnx_ghn.errors import DeviceError
+from onnx_ghn.ranking.candidates import Candidate, candidates_of
 from onnx_ghn.ranking.flops import count_flops
 from onnx_ghn.ranking.results import Record
+from onnx_ghn.ranking.scorer import Job, Scorer
 from onnx_ghn.ranking.training_free import naswot, synflow
 from onnx_ghn.read.reading import read_model
 
@@ -76,11 +79,21 @@ def test_resume_skips_what_is_there_and_drops_half_a_line(digits, tmp_path):
         onnx_ghn.rank((), data, RankOptions(sample=3, score="flops"), run=RUN, out=out)
     with pytest.raises(OutputError, match="data was"):
         onnx_ghn.rank((), digits / "train.npz", options, run=RUN, out=out)
+    stretched = dataclasses.replace(RUN, resize="stretch")
+    with pytest.raises(OutputError, match="resize was"):
+        onnx_ghn.rank((), data, options, run=stretched, out=out)
+    for device in ("/dev/full", tmp_path):
+        with pytest.raises(OutputError, match="no regular file"):
+            onnx_ghn.rank((), data, options, run=RUN, out=device)
     other = tmp_path / "notes.txt"
     other.write_text("my notes\n")
     with pytest.raises(OutputError, match="something else"):
         onnx_ghn.rank((), data, options, run=RUN, out=other)
     assert other.read_text() == "my notes\n"
+    header, record = out.read_text().splitlines()[:2]
+    other.write_text("\n".join([header, json.dumps(json.loads(record) | {"flops": []}), ""]))
+    with pytest.raises(OutputError, match="something else"):
+        onnx_ghn.rank((), data, options, run=RUN, out=other)
 
 
 @pytest.mark.long
@@ -120,6 +133,29 @@ def test_a_killed_worker_costs_one_candidate(digits):
     assert not multiprocessing.active_children()
 
 
+def test_a_device_that_does_not_start_ends_the_ranking(digits, monkeypatch):
+    def refuse(*arguments, **options):
+        raise DeviceError("no such device")
+
+    monkeypatch.setattr("onnx_ghn.run.session.open_session", refuse)
+    scorer = Scorer(Job(str(digits / "test.npz"), RankOptions(method="classical"), RUN, 8))
+    with pytest.raises(DeviceError):
+        scorer.score(Candidate("narrow/0", space="narrow"))
+
+
+def test_what_spoils_a_score_is_flagged(trained, export, digits, tmp_path):
+    ir.save(export(trained, batch=2), tmp_path / "few.onnx")
+    ir.save(export(trained, folded=True), tmp_path / "folded.onnx")
+    ir.save(export(trained), tmp_path / "good.onnx")
+    options = RankOptions(overwrite=True, processes=1)
+    ranking = onnx_ghn.rank(tmp_path, digits / "test.npz", options, run=RUN)
+    assert not ranking.failed, ranking.failed[0].error
+    flags = {Path(record.model).stem: " ".join(record.flags) for record in ranking.records}
+    assert "statistics of batches of 2" in flags["few"]
+    assert "no normalisation layer: folded" in flags["folded"]
+    assert "statistics" not in flags["good"] and "normalisation" not in flags["good"]
+
+
 def test_order():
     records = [
         Record(model="failed", error="x"),
@@ -150,6 +186,27 @@ def test_candidates(tmp_path):
         candidates_of([], RankOptions(sample=1, space="nowhere"))
     with pytest.raises(DataError, match="no such file"):
         onnx_ghn.rank(tmp_path, tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("lines", ["list.txt", "**/*", "[", "\ufefflist.txt\r\n", "a" * 300])
+def test_a_list_that_names_itself_or_nothing_is_read_once(tmp_path, lines):
+    (tmp_path / "list.txt").write_text(lines)
+    (found,) = candidates_of([tmp_path / "list.txt"], RankOptions())
+    assert found.path.startswith(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "lines", ["", "#", "a\0b", "a" * 5000], ids=["empty", "comment", "null", "long"]
+)
+def test_a_list_that_is_none(tmp_path, lines):
+    (tmp_path / "list.txt").write_text(lines)
+    with pytest.raises(OptionError, match=r"list\.txt"):
+        candidates_of([tmp_path / "list.txt"], RankOptions())
+
+
+def test_a_name_that_no_system_takes(tmp_path):
+    with pytest.raises(OptionError, match="too long"):
+        candidates_of([tmp_path / ("a" * 300)], RankOptions())
 
 
 NETWORK = """
@@ -219,3 +276,29 @@ def test_iterable_data_equals_the_file(digits):
     kept = onnx_ghn.rank((), pairs, options, run=RUN)
     file = onnx_ghn.rank((), digits / "test.npz", options, run=RUN)
     assert [r.score for r in kept.records] == [r.score for r in file.records]
+
+
+COMPUTED = f"""
+<ir_version: 10, opset_import: ["" : 21]>
+net (float[n, 3, 8, 8] x) => (float[n, 2] y)
+<float[4, 3, 3, 3] kernel = {{{", ".join(108 * "1")}}},
+ float[2, 4] weight = {{1, 2, 3, 4, 5, 6, 7, 8}},
+ int64[1] three = {{3}}, int64[1] seven = {{7}}, int64[1] two = {{2}}, int64[1] zero = {{0}},
+ int64[1] rest = {{-1}}>
+{{ h = Conv <pads = [1, 1, 1, 1]> (x, kernel)
+  shape = Shape (h)
+  one = Mod (seven, three)
+  end = Add (one, one)
+  begin = Slice (shape, zero, end)
+  whole = Concat <axis = 0> (begin, rest)
+  flat = Reshape (h, whole)
+  mean_axis = Reshape (two, one)
+  mean = ReduceMean <keepdims = 0> (flat, mean_axis)
+  y = Gemm <transB = 1> (mean, weight) }}
+"""
+
+
+def test_flops_behind_axes_and_shapes_that_are_computed():
+    model = ir.from_onnx_text(COMPUTED)
+    assert count_flops(model, (1, 3, 8, 8)) == 2 * (8 * 8 * 4 * 27 + 4 * 2)
+    assert "mean_axis" not in model.graph.initializers  # the model itself stays

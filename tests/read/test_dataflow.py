@@ -6,6 +6,7 @@ import pytest
 
 from onnx_ghn.errors import ModelError
 from onnx_ghn.read.dataflow import Kind, trace
+from onnx_ghn.read.verdict import judge
 
 
 def value_of(model, name):
@@ -145,3 +146,25 @@ def test_signal_of_a_table(parse):
     assert flow.kind(hidden) is Kind.PARAM
     assert flow.is_signal(hidden)
     assert not flow.is_signal(value_of(model, "w"))
+
+
+def test_nodes_out_of_order(parse):
+    """The half-precision converter appends the Cast of an input to the end of the file."""
+    model = parse(
+        """g (float[2, 8] x, bool c) => (y) <float[8, 8] w, float[8, 8] v, float[8] b> {
+            h = MatMul (r, w)
+            y = If (c) <
+                then_branch = p () => (float[2, 8] o) { o = MatMul (a, v) },
+                else_branch = q () => (float[2, 8] o) { o = Identity (a) }>
+            a = Add (h, b)
+            r = Cast <to = 1> (x) }"""
+    )
+    flow = trace(model)
+    assert [node.op_type for node in model.graph] == ["MatMul", "If", "Add", "Cast"]
+    assert [node.op_type for node in flow.nodes if node.graph is model.graph] == [
+        *("Cast", "MatMul", "Add", "If")
+    ]
+    assert all(flow.is_data(node.outputs[0]) for node in model.graph)
+    assert {p.name: str(p.role) for p in judge(model, flow) if p.learnable} == {
+        **{"w": "linear", "v": "linear", "b": "bias"}
+    }

@@ -42,6 +42,26 @@ def test_pre_and_post_processing_are_kept(verdicts):
     assert learnable == ["w"]
 
 
+def test_post_processing_may_be_cut_before_it_leaves(verdicts):
+    """The mean of images, added back to what a network for super-resolution makes of them."""
+    found = verdicts(
+        """g (float[2, 3, 4, 4] x) => (y)
+        <float[3, 3, 1, 1] w, float range = {255.0}, float[1, 3, 1, 1] mean,
+         int64[1] from = {0}, int64[1] to = {3}, int64[1] axis = {2}>
+        { h = Conv (x, w)  r = Relu (h)  d = Div (r, range)  a = Add (d, mean)
+          y = Slice (a, from, to, axis) }"""
+    )
+    assert [name for name, p in found.items() if p.learnable] == ["w"]
+
+
+def test_a_mean_that_is_subtracted_first_and_added_last_is_kept(verdicts):
+    found = verdicts(
+        """g (float[2, 3, 4, 4] x) => (y) <float[3, 3, 1, 1] w, float[1, 3, 1, 1] mean>
+        { c = Sub (x, mean)  h = Conv (c, w)  y = Add (h, mean) }"""
+    )
+    assert [name for name, p in found.items() if p.learnable] == ["w"]
+
+
 def test_affine_map_of_channels_depends_on_the_exporter(verdicts, parse):
     """TensorFlow writes a folded BatchNorm so; PyTorch only a frozen one."""
     text = """g (float[2, 3, 4, 4] x) => (y)

@@ -1,5 +1,5 @@
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnx_ghn.read.distances import shortest_paths
@@ -35,6 +35,7 @@ def arranged(labels, before):
 
 
 @given(shuffled_graphs())
+@settings(max_examples=300)
 def test_the_order_in_which_nodes_come_does_not_matter(pair):
     (labels, distance), (other_labels, other_distance) = (arranged(*graph) for graph in pair)
     assert labels == other_labels
@@ -46,4 +47,19 @@ def test_twin_branches_stay_together():
     labels = [(9,), (4,), (4,), (7,), (7,)]
     straight = arranged(labels, [[], [0], [0], [1], [2]])
     crossed = arranged(labels, [[], [0], [0], [2], [1]])
+    np.testing.assert_array_equal(straight[1], crossed[1])
+
+
+def test_pairs_of_twins_stay_together():
+    # four stems, of which two layers take two each: neighbours, or every other one
+    labels = [(0,)] * 6
+    near = arranged(labels, [[], [], [], [], [0, 1], [2, 3]])
+    far = arranged(labels, [[], [], [], [], [0, 2], [1, 3]])
+    np.testing.assert_array_equal(near[1], far[1])
+
+
+def test_twins_of_two_kinds_stay_together():
+    labels = [(0,), (0,), (1,), (1,), (2,), (2,)]
+    straight = arranged(labels, [[], [], [], [], [0, 2], [1, 3]])
+    crossed = arranged(labels, [[], [], [], [], [0, 3], [1, 2]])
     np.testing.assert_array_equal(straight[1], crossed[1])

@@ -149,3 +149,39 @@ def test_a_table_after_a_batch_norm_is_no_shift_of_it(verdicts):
           y = Add (n, table) }"""
     )["table"]
     assert (found.role, found.learnable, found.logical_shape) == ("position", True, (16, 8))
+
+
+def test_mask_of_learned_queries_is_kept(verdicts):
+    """A Perceiver's queries come from a table: scores are scores all the same."""
+    found = verdicts(
+        """g (float[2, 9, 8] x) => (y)
+        <float[4, 8] latents, float[8] s, float[8] b, float[8, 8] wq, float[8, 8] wk,
+         float[1, 4, 9] mask> {
+            l = LayerNormalization (latents, s, b)  q = MatMul (l, wq)
+            k = MatMul (x, wk)  kt = Transpose <perm = [0, 2, 1]> (k)
+            d = MatMul (q, kt)  a = Add (d, mask)  p = Softmax <axis = -1> (a)
+            y = MatMul (p, k) }"""
+    )
+    assert not found["mask"].learnable
+    assert (found["latents"].role, found["latents"].learnable) == ("token", True)
+
+
+def test_mask_after_a_norm_is_no_scale_of_it(verdicts):
+    found = verdicts(
+        """g (float[1, 9, 8] x) => (y)
+        <float[8] s, float[8] b, float[1, 9, 1] mask, float[8, 8] w> {
+            n = LayerNormalization (x, s, b)  m = Mul (n, mask)  y = MatMul (m, w) }"""
+    )
+    assert [name for name, p in found.items() if p.learnable] == ["s", "b", "w"]
+
+
+def test_noise_after_a_demodulated_layer_is_kept(verdicts):
+    """StyleGAN adds one map to all channels after it has divided them by a norm."""
+    found = verdicts(
+        """g (float[2, 8, 4, 4] x) => (y)
+        <float[8, 8, 1, 1] w, float[8, 8, 1, 1] v, float[1, 1, 4, 4] noise> {
+            c = Conv (x, w)  q = Mul (x, x)  e = ReduceMean <axes = [2, 3]> (q)
+            r = Sqrt (e)  i = Reciprocal (r)  d = Mul (c, i)  a = Add (d, noise)
+            y = Conv (a, v) }"""
+    )
+    assert not found["noise"].learnable

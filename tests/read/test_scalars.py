@@ -22,6 +22,16 @@ def test_logit_scale(verdicts):
     assert (found["c"].role, found["c"].learnable) == ("logit_scale", True)
 
 
+def test_logit_scale_with_a_limit(verdicts):
+    found = verdicts(
+        NETWORK.format(
+            declared="float c = {0.5}, float least, float most = {100.0}",
+            body="e = Exp (c) l = Clip (e, least, most) y = Mul (x, l)",
+        )
+    )
+    assert (found["c"].role, found["c"].learnable) == ("logit_scale", True)
+
+
 def test_only_bias_of_a_single_output(verdicts):
     found = verdicts(
         NETWORK.format(declared="float[1, 1] b = {0.5}", body="m = MatMul (x, v) y = Add (m, b)")

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
+import onnx.parser
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 
+from onnx_ghn import InitializeOptions
 from onnx_ghn.fallback import draw
+from onnx_ghn.passes import Initialize
 from onnx_ghn.run.session import open_session
 
 KEEPING = {
@@ -104,3 +109,42 @@ def _run_initialised(verdicts, model: ir.Model) -> np.ndarray:
     (x,) = model.graph.inputs
     noise = np.random.default_rng(0).standard_normal([int(n) for n in x.shape])
     return open_session(model).run({"x": noise.astype(np.float32)})["y"]
+
+
+def test_folded_batch_normalisation_keeps_the_signal(tmp_path):
+    """ONNX Runtime's own optimiser folds BatchNorm, statistics and all, into the convolutions.
+
+    Where the norms were, nothing holds the scale of a stream of sums but the weights.
+    """
+    generator = np.random.default_rng(0)
+    blocks, tensors = 12, {}
+    for k in range(2 * blocks + 1):
+        tensors[f"w{k}"] = generator.standard_normal((16, 3 if k == 0 else 16, 3, 3))
+        for name in ("s", "b", "m"):
+            tensors[f"{name}{k}"] = 3 * generator.standard_normal(16)
+        tensors[f"v{k}"] = 4 * generator.random(16) + 0.5
+    layer = "c{0} = Conv <pads = [1, 1, 1, 1]> ({1}, w{0}) "
+    layer += "n{0} = BatchNormalization (c{0}, s{0}, b{0}, m{0}, v{0}) "
+    body = layer.format(0, "x") + "r0 = Relu (n0) "
+    for k in range(blocks):
+        body += layer.format(2 * k + 1, f"r{k}") + f"i{k} = Relu (n{2 * k + 1}) "
+        body += layer.format(2 * k + 2, f"i{k}") + f"a{k} = Add (n{2 * k + 2}, r{k}) "
+        body += f"r{k + 1} = Relu (a{k}) "
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]>'
+        f"net (float[2, 3, 24, 24] x) => (float[2, 16, 24, 24] r{blocks}) {{ {body} }}"
+    )
+    proto.graph.initializer.extend(
+        onnx.numpy_helper.from_array(array.astype(np.float32), name)
+        for name, array in tensors.items()
+    )
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(tmp_path / "folded.onnx")
+    ort.InferenceSession(proto.SerializeToString(), options)
+    model = ir.load(tmp_path / "folded.onnx")
+    assert {node.op_type for node in model.graph} & {"Conv", "BatchNormalization"} == {"Conv"}
+    Initialize(InitializeOptions(method="classical"))(model)
+    x = generator.standard_normal((2, 3, 24, 24)).astype(np.float32)
+    (stream,) = open_session(model).run({"x": x}).values()
+    assert 0.2 < np.sqrt(np.mean(np.square(stream))) < 5.0

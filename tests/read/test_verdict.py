@@ -112,3 +112,49 @@ def test_names_do_not_matter(verdicts, parse):
         [(p.role, p.learnable, p.logical_shape) for p in found.values()] for found in (plain, odd)
     ]
     assert facts[0] == facts[1]
+
+
+def test_constant_nodes_outside_slots_are_kept_where_weights_are_initializers(verdicts):
+    """An initial state, a mask, the mean of images: exporters store no parameter so."""
+    found = verdicts(
+        """g (float[2, 4] x) => (y) <float[4, 4] w, float[4, 4] v, float[4] s> {
+            m = MatMul (x, w)  f = Sigmoid (m)
+            state = Constant <value = float[1, 4] {0, 0, 0, 0}> ()
+            c = Mul (f, state)  t = Tanh (m)  a = Add (c, t)  b = Mul (a, s)
+            y = MatMul (b, v) }"""
+    )
+    assert not found["state"].learnable and "Constant node" in found["state"].reason
+    assert found["s"].learnable
+
+
+def test_bias_of_one_output_whose_weight_is_normalised_in_the_graph(verdicts):
+    found = verdicts(
+        """g (float[2, 8] x) => (y) <float[1, 8] w, float[8, 1] v, float[1] u, float[1] b> {
+            p = MatMul (w, v)  q = Mul (p, u)  n = Div (w, q)  y = Gemm <transB = 1> (x, n, b) }"""
+    )
+    assert (found["b"].role, found["b"].learnable) == ("bias", True)
+    assert found["w"].learnable
+
+
+def test_projection_of_sinusoids_by_einsum(verdicts):
+    """Transformer-XL's relative positions: computed waves, a learned projection."""
+    found = verdicts(
+        """g (float[2, 5, 4, 8] q) => (y) <float[9, 16] angles, float[32, 4, 8] r> {
+            s = Sin (angles)  c = Cos (angles)  t = Concat <axis = -1> (s, c)
+            k = Einsum <equation = "ih,hnd->ind"> (t, r)
+            y = Einsum <equation = "bind,jnd->bnij"> (q, k) }"""
+    )
+    assert (found["r"].role, found["r"].learnable) == ("linear", True)
+    assert (found["r"].logical_shape, found["r"].fan_in) == ((32, 32), 32)
+    assert not found["angles"].learnable
+
+
+def test_ones_that_repeat_a_vector_are_no_weight(verdicts):
+    """scikit-learn's kernels multiply two tensors that the graph fills."""
+    found = verdicts(
+        """g (float[n, 3] x) => (y) <int64[2] sizes = {1, 4}, int64[1] one = {1},
+         int64[1] axis = {0}> {
+            s = Shape (x)  n = Slice (s, axis, one)  c = Concat <axis = 0> (n, one)
+            a = ConstantOfShape (c)  b = ConstantOfShape (sizes)  y = MatMul (a, b) }"""
+    )
+    assert not any(parameter.learnable for parameter in found.values())

@@ -277,6 +277,16 @@ def test_errors_name_what_is_wrong(normal, parameters):
         interpreter(x[:, :2], parameters)
 
 
+def test_attributes_that_do_not_fit_are_an_error_that_names_the_node():
+    model = ir.from_onnx_text(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[1,1,4,4] x, float[1,1,3,3] w) => (float[1,1,4,4] y)
+        { [blurred] y = Conv <pads = [1, 1, 1]> (x, w) }"""
+    )
+    with pytest.raises(ModelError, match=r"'blurred'.*can't be computed"):
+        Interpreter(model).compile()
+
+
 def test_missing_bytes_are_an_error_only_where_they_are_needed(tmp_path, normal, parameters):
     model = ir.from_onnx_text(NET)
     for name in ("fc_w", "fc_b"):
