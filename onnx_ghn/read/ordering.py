@@ -8,6 +8,10 @@ from collections.abc import Sequence
 
 Label = tuple[int | str | bytes, ...]
 
+MAX_REFINED = 1 << 17
+"""Nodes whose hashes are refined anew for the sake of ties, in all: a few seconds. Networks need it
+once or twice; a file of nothing but ties stops there, and the rest stand as they come."""
+
 
 def canonical_order(labels: Sequence[Label], predecessors: Sequence[Sequence[int]]) -> list[int]:
     """Nodes by depth, then by a hash of everything before and after them.
@@ -33,7 +37,10 @@ def canonical_order(labels: Sequence[Label], predecessors: Sequence[Sequence[int
             layers.append([])
         layers[depth[node]].append(node)
     keys = _refined(labels, predecessors)
-    while entangled := _entangled(keys, predecessors):
+    for _ in range(MAX_REFINED // max(1, len(labels))):
+        entangled = _entangled(keys, predecessors)
+        if not entangled:
+            break
         first = min(entangled, key=lambda node: (depth[node], keys[node], node))
         marked: list[Label] = [*keys]
         marked[first] = (*keys[first], "first")
