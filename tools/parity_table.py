@@ -9,6 +9,7 @@ tools/parity_values.py does, the latter with each engine. The exit status is 1 w
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -89,7 +90,9 @@ class Pair:
 
 def main() -> int:
     """Print the page; 1 where a pair differs."""
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else parity_values.parity_folder()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?", default=parity_values.parity_folder())
+    folder = parser.parse_args().folder
     rows: list[str] = []
     pairs: list[Pair] = []
     with tempfile.TemporaryDirectory() as scratch:
