@@ -137,7 +137,7 @@ def draw(
         return np.full(shape, np.float32(_constant(parameter)), dtype)
     if name == "forget-bias":
         return _recurrent_bias(parameter).astype(dtype, copy=False)
-    stream = RandomStream(seed, parameter.tie or parameter.name)
+    stream = RandomStream(seed, parameter.tie_group)
     if name == "orthogonal":
         return _orthogonal(parameter, stream).astype(dtype, copy=False)
     if name == "normal":

@@ -48,7 +48,7 @@ def measure(reading: Reading) -> Measures | None:
     if graph is None or not len(graph):
         return None
     is_head = graph.attributes[:, ATTRIBUTES.index("is_head")]
-    learnable = {p.tie or p.name: p for p in reversed(reading.parameters) if p.learnable}
+    learnable = {p.tie_group: p for p in reversed(reading.parameters) if p.learnable}
     return Measures(
         types=frozenset(_types(graph)),
         parameters=sum(math.prod(p.shape) for p in learnable.values()),

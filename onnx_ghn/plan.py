@@ -33,20 +33,19 @@ STATISTICS = (Role.RUNNING_MEAN, Role.RUNNING_VARIANCE)
 class Plan:
     """The outcome of each of `Reading.parameters`, in their order, and the decision behind it.
 
-    `warnings` are of options that select nothing.
+    `shared` holds, for each parameter that gets the values of an earlier one of its tie group, that
+    one; `warnings` are of options that select nothing.
     """
 
     outcomes: tuple[Outcome, ...]
     decision: dict[str, Any]
+    shared: Mapping[int, int]
     warnings: tuple[str, ...] = ()
 
     def indices(self, status: Status) -> list[int]:
         """Indices of the parameters that end so."""
         return [i for i, outcome in enumerate(self.outcomes) if outcome.status is status]
 
-
-Tie = tuple[str, tuple[int, ...]]
-"""What parameters of one value have in common: their first member, and the logical shape."""
 
 Requests = Mapping[str, Request]
 """What the user says of single tensors, by name."""
@@ -118,11 +117,13 @@ def make_plan(
     if archive is not None:
         against = reasons_against(reading, archive)
     outcomes: list[Outcome] = []
-    first_of_tie: dict[Tie, Outcome] = {}
+    first_of_tie: dict[tuple[str, tuple[int, ...]], int] = {}
+    shared: dict[int, int] = {}
     for index, parameter in enumerate(reading.parameters):
         request = requests.get(parameter.name, Request())
-        made = first_of_tie.get(_tie(parameter))
-        if made is not None and _reason_to_keep(parameter, request, options) is None:
+        first = first_of_tie.get(parameter.value_key)
+        if first is not None and _reason_to_keep(parameter, request, options) is None:
+            made = outcomes[first]
             status, chosen = made.status, made.method
             reason = f"the same numbers as {made.name!r}, to which it is tied: {made.reason}"
         else:
@@ -133,24 +134,11 @@ def make_plan(
             Outcome.of(parameter, status, reason, method=chosen, node=node_of.get(index))
         )
         if status in _CHANGED:
-            first_of_tie.setdefault(_tie(parameter), outcomes[-1])
-    return Plan(tuple(outcomes), decision, tuple(_idle_patterns(reading, options)))
-
-
-def shared_values(reading: Reading, outcomes: Sequence[Outcome]) -> dict[int, int]:
-    """For each parameter that gets the values of an earlier one of its tie group, that one."""
-    first_of_tie: dict[Tie, int] = {}
-    shared = {}
-    for index, (parameter, outcome) in enumerate(zip(reading.parameters, outcomes, strict=True)):
-        if outcome.status in _CHANGED:
-            first = first_of_tie.setdefault(_tie(parameter), index)
-            if first != index:
+            if first is None:
+                first_of_tie[parameter.value_key] = index
+            else:
                 shared[index] = first
-    return shared
-
-
-def _tie(parameter: Parameter) -> Tie:
-    return parameter.tie or parameter.name, parameter.logical_shape
+    return Plan(tuple(outcomes), decision, shared, tuple(_idle_patterns(reading, options)))
 
 
 def describe(reading: Reading, plan: Plan, model: str) -> Report:
@@ -254,7 +242,7 @@ def _broken_ties(reading: Reading, plan: Plan) -> list[str]:
     """Warnings of tied tensors of which one is kept and another set, as the user chose."""
     groups: dict[str, list[Outcome]] = defaultdict(list)
     for parameter, outcome in zip(reading.parameters, plan.outcomes, strict=True):
-        groups[parameter.tie or parameter.name].append(outcome)
+        groups[parameter.tie_group].append(outcome)
     warnings = []
     for outcomes in groups.values():
         kept = [outcome for outcome in outcomes if outcome.status is Status.KEPT]

@@ -29,7 +29,7 @@ from onnx_ghn.hypernet.refine import RefinedPrediction, Refinement
 from onnx_ghn.model_io import record_provenance
 from onnx_ghn.options import InitializeOptions
 from onnx_ghn.overrides import read_as_asked
-from onnx_ghn.plan import GHN, Plan, Requests, describe, make_plan, needs_archive, shared_values
+from onnx_ghn.plan import GHN, Plan, Requests, describe, make_plan, needs_archive
 from onnx_ghn.read import skeleton_marks
 from onnx_ghn.read.parameter import Holder, Role
 from onnx_ghn.read.reading import Reading
@@ -172,8 +172,7 @@ class Initialize(ir.passes.InPlacePass):
         The members of a tie group share the function of the first one, hence its values.
         """
         draws: dict[int, Draw] = {}
-        shared = shared_values(reading, plan.outcomes)
-        predicted = [index for index in plan.indices(Status.PREDICTED) if index not in shared]
+        predicted = [index for index in plan.indices(Status.PREDICTED) if index not in plan.shared]
         if predicted:
             options = self.options
             archive = self._archive or load_archive(
@@ -187,11 +186,11 @@ class Initialize(ir.passes.InPlacePass):
             for index in predicted:
                 draws[index] = partial(tensor, index)
         for index in plan.indices(Status.FALLBACK):
-            if index not in shared:
+            if index not in plan.shared:
                 parameter, method = reading.parameters[index], plan.outcomes[index].method
                 assert method is not None
                 draws[index] = partial(fallback.draw, parameter, method, self.options.seed)
-        return draws | {index: draws[first] for index, first in shared.items()}
+        return draws | {index: draws[first] for index, first in plan.shared.items()}
 
     def _check(
         self,

@@ -29,14 +29,13 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from json_lines import Row, append, finished
+from networks import Network, build, name_of
 from torch import Tensor
 
-from onnx_ghn.architectures.sample import sample
-from onnx_ghn.architectures.splits import SPLITS, Entry, held_out, held_out_keys
+from onnx_ghn.architectures.splits import SPLITS, held_out, held_out_keys
 from onnx_ghn.data import Data, load_data
 from onnx_ghn.hypernet.archive import load_network
 from onnx_ghn.hypernet.kinds import COLUMNS, KindsHypernetwork
-from onnx_ghn.model_files import load
 from onnx_ghn.options import InitializeOptions
 from onnx_ghn.passes.initialize import Initialize
 from onnx_ghn.random_stream import RandomStream
@@ -74,12 +73,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = {row["key"]: row for row in finished(arguments.out)}
-    networks: dict[str, Entry | Path] = (
-        {path.stem: path for path in arguments.models}
-        if arguments.models
-        else {e.key: e for e in held_out(arguments.split, arguments.part)}
-    )
-    chosen = dict(list(networks.items())[: arguments.architectures])
+    networks: Sequence[Network] = arguments.models or held_out(arguments.split, arguments.part)
+    chosen = {name_of(network): network for network in networks[: arguments.architectures]}
     missing = {key: network for key, network in chosen.items() if key not in rows}
     with torch.no_grad():
         for row in tested(missing, arguments):
@@ -88,7 +83,7 @@ def main() -> None:
     print(table([rows[key] for key in chosen]))
 
 
-def tested(networks: Mapping[str, Entry | Path], arguments: argparse.Namespace) -> Iterator[Row]:
+def tested(networks: Mapping[str, Network], arguments: argparse.Namespace) -> Iterator[Row]:
     """Accuracies of each network with the weights of each column."""
     if not networks:
         return
@@ -105,11 +100,11 @@ def tested(networks: Mapping[str, Entry | Path], arguments: argparse.Namespace) 
     others = (corpus.task(space, 8 * k, arguments.side) for k in range(arguments.others))
     means = mean_weights(network, others)
     for key, entry in networks.items():
+        model = build(entry, side=arguments.side, classes=classes)
         if isinstance(entry, Path):
-            model, seed, split = load(entry, None), 0, LIBRARY
+            seed, split = 0, LIBRARY
             kinds = {p.name: KINDS.get(p.role, str(p.role)) for p in read_model(model).parameters}
         else:
-            model = sample(entry.space, entry.seed, image_side=arguments.side, classes=classes)
             seed, split = entry.seed, arguments.split
             kinds = {name: _sampled_kind(name) for name in model.graph.initializers}
         task = prepare(model, config.network, key)

@@ -28,12 +28,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import torch
 from json_lines import Row, append, finished
 from lsuv import initialize_lsuv
+from networks import Network, build, name_of
 
-from onnx_ghn.architectures.sample import sample
 from onnx_ghn.architectures.splits import Entry, held_out
 from onnx_ghn.data import load_data, normalised
 from onnx_ghn.errors import OnnxGhnError
@@ -41,7 +40,6 @@ from onnx_ghn.finetuning.entry import finetune
 from onnx_ghn.finetuning.options import FinetuneOptions
 from onnx_ghn.hypernet.archive import read_info
 from onnx_ghn.measures import Measures, measure
-from onnx_ghn.model_files import load
 from onnx_ghn.options import InitializeOptions, RunOptions
 from onnx_ghn.passes.initialize import Initialize
 from onnx_ghn.random_stream import RandomStream
@@ -74,14 +72,14 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1, help="trainings side by side")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    networks: list[Entry | Path] = [
+    chosen: list[Network] = [
         *held_out("in-distribution", "test")[: arguments.generated],
         *arguments.models,
     ]
     rows = {key_of(row): row for row in finished(arguments.out)}
     with tempfile.TemporaryDirectory() as folder:
         save_data(arguments, Path(folder))
-        cells = [(n, d, s) for d in arguments.sets for n in networks for s in arguments.starts]
+        cells = [(n, d, s) for d in arguments.sets for n in chosen for s in arguments.starts]
         shared = (arguments, Path(folder))
         probes = [
             job(*cell, rate, 0, [arguments.rate_steps], probe=True)
@@ -99,7 +97,7 @@ def main() -> None:
 
 
 def job(
-    network: Entry | Path,
+    network: Network,
     data: str,
     start: str,
     rate: float,
@@ -109,7 +107,7 @@ def job(
     probe: bool,
 ) -> Row:
     """One training, before it has run."""
-    name = network.stem if isinstance(network, Path) else network.key
+    name = name_of(network)
     row: Row = {"network": name, "data": data, "start": start, "rate": rate, "seed": seed}
     return row | {"steps": at[-1], "at": list(at), "probe": probe, "_network": network}
 
@@ -186,27 +184,20 @@ def train_one(call: tuple[Row, argparse.Namespace, Path]) -> Row:
     return row | {"accuracy": {str(step): measured.get(step, 0.0) for step in entry["at"]}}
 
 
-def build(network: Entry | Path) -> ir.Model:
-    """The network without values."""
-    if isinstance(network, Path):
-        return load(network, None)
-    return sample(network.space, network.seed)
-
-
 @functools.cache
-def measured_sizes(network: Entry | Path) -> Measures:
+def measured_sizes(network: Network) -> Measures:
     """Node types and sizes."""
     found = measure(read_model(build(network)))
     assert found is not None, network
     return found
 
 
-def optimizer(network: Entry | Path) -> str:
+def optimizer(network: Network) -> str:
     """What usually trains such networks."""
     return "adamw" if "ln" in measured_sizes(network).types else "sgd"
 
 
-def rates(network: Entry | Path) -> Sequence[float]:
+def rates(network: Network) -> Sequence[float]:
     """The learning rates to choose from."""
     return RATES[optimizer(network)]
 
@@ -221,7 +212,7 @@ def start_options(start: str, seed: int, arguments: argparse.Namespace) -> Initi
 
 
 def best_rate(
-    rows: dict[str, Row], cell: tuple[Entry | Path, str, str], arguments: argparse.Namespace
+    rows: dict[str, Row], cell: tuple[Network, str, str], arguments: argparse.Namespace
 ) -> float:
     """The learning rate after which most held-out images were classified correctly."""
     steps = arguments.rate_steps

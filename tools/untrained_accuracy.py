@@ -17,14 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 from json_lines import Row, append, finished
+from networks import Network, build, name_of
 
 import onnx_ghn
-from onnx_ghn.architectures.sample import sample
-from onnx_ghn.architectures.splits import SPLITS, Entry, held_out
+from onnx_ghn.architectures.splits import SPLITS, held_out
 from onnx_ghn.hypernet.archive import read_info
-from onnx_ghn.model_files import load
 from onnx_ghn.options import InitializeOptions, RunOptions
 
 STARTS = {"predicted": "ghn", "classical": "classical"}
@@ -46,12 +44,12 @@ def main() -> None:
     parser.add_argument("--calibrate", type=int, default=2048, help="training images")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    networks: list[tuple[str, str, Entry | Path]] = [
-        (split, entry.key, entry)
+    networks: list[tuple[str, str, Network]] = [
+        (split, name_of(entry), entry)
         for split in arguments.splits
         for entry in held_out(split, "test")[: arguments.each]
     ]
-    networks += [(LIBRARY, path.stem, path) for path in arguments.models]
+    networks += [(LIBRARY, name_of(path), path) for path in arguments.models]
     rows = {row["key"]: row for row in finished(arguments.out)}
     for group, key, network in networks:
         if key not in rows:
@@ -60,7 +58,7 @@ def main() -> None:
     print(table([rows[key] for _, key, _ in networks]))
 
 
-def tested(network: Entry | Path, arguments: argparse.Namespace) -> Row:
+def tested(network: Network, arguments: argparse.Namespace) -> Row:
     """Accuracies of one network."""
     config = read_info(arguments.archive).config
     whole = RunOptions(side=SIDE, mean=config.mean, std=config.std)
@@ -69,7 +67,7 @@ def tested(network: Entry | Path, arguments: argparse.Namespace) -> Row:
     row: Row = {"examples": arguments.examples}
     for start, method in STARTS.items():
         model, _ = onnx_ghn.initialize(
-            build(network),
+            build(network, side=SIDE),
             options=InitializeOptions(method=method, hypernet=arguments.archive),
             data=arguments.train,
             run=some,
@@ -78,13 +76,6 @@ def tested(network: Entry | Path, arguments: argparse.Namespace) -> Row:
             found = onnx_ghn.evaluate(model, arguments.test, options, batch_statistics=of_batch)
             row[f"{start}, {kind}"] = found.top1
     return row
-
-
-def build(network: Entry | Path) -> ir.Model:
-    """The network without values."""
-    if isinstance(network, Path):
-        return load(network, None)
-    return sample(network.space, network.seed, image_side=SIDE)
 
 
 def table(rows: Sequence[Row]) -> str:

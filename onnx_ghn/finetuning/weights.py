@@ -189,8 +189,7 @@ class _Choice:
         ties: dict[tuple[str, tuple[int, ...]], list[Parameter]] = {}
         for parameter in learnable:
             if parameter.name not in statistics:
-                key = (parameter.tie or parameter.name, parameter.logical_shape)
-                ties.setdefault(key, []).append(parameter)
+                ties.setdefault(parameter.value_key, []).append(parameter)
         frozen = [group for group in ties.values() if any(self.is_frozen(p.name) for p in group)]
         self.groups = [tuple(group) for group in ties.values() if group not in frozen]
         self.frozen = tuple(parameter.name for group in frozen for parameter in group)

@@ -130,10 +130,10 @@ def sources_of(reading: Reading, network: NetworkConfig) -> list[Source | str]:
         for slot in slots:
             places.setdefault(slot.parameter, (node, slot.part))
     # A copy of a tied parameter has no slot of its own: it takes what the first one takes.
-    of_tie = {_tied(reading.parameters[index]): place for index, place in places.items()}
+    of_tie = {reading.parameters[index].value_key: place for index, place in places.items()}
     for index, parameter in enumerate(reading.parameters):
-        if index not in places and _tied(parameter) in of_tie:
-            places[index] = of_tie[_tied(parameter)]
+        if index not in places and parameter.value_key in of_tie:
+            places[index] = of_tie[parameter.value_key]
     found: list[Source | str] = []
     for index, parameter in enumerate(reading.parameters):
         if index in places:
@@ -191,14 +191,4 @@ def turned_factor(parameter: Parameter) -> float:
 
 def stream_of(seed: int, parameter: Parameter) -> RandomStream:
     """Where the drawn rows of a position table come from; the same for tied tables."""
-    return RandomStream(seed, _tie(parameter))
-
-
-def _tie(parameter: Parameter) -> str:
-    """Name of the first parameter of its tie group."""
-    return parameter.tie or parameter.name
-
-
-def _tied(parameter: Parameter) -> tuple[str, tuple[int, ...]]:
-    """What parameters of one value have in common."""
-    return _tie(parameter), parameter.logical_shape
+    return RandomStream(seed, parameter.tie_group)

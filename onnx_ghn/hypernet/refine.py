@@ -77,9 +77,7 @@ class RefinedPrediction:
         value = self._prediction.tensor(index)
         parameter = self._prediction.reading.parameters[index]
         if self._refinement.noise:
-            stream = RandomStream(
-                self._prediction.seed, f"{parameter.tie or parameter.name}\0noise"
-            )
+            stream = RandomStream(self._prediction.seed, f"{parameter.tie_group}\0noise")
             deviation = self._refinement.noise * self._spread(source.node)
             value = add_noise(value, deviation, stream)
         if self._refinement.orthogonal and is_weight:

@@ -113,3 +113,13 @@ class Parameter:
     source: str | None = None
     has_value: bool = True
     sites: Sequence[Site] = field(default=())
+
+    @property
+    def tie_group(self) -> str:
+        """Name of the first parameter of its tie group, itself where `tie` is empty."""
+        return self.tie or self.name
+
+    @property
+    def value_key(self) -> tuple[str, tuple[int, ...]]:
+        """What the parameters that have one value have in common: tie group, logical shape."""
+        return self.tie_group, self.logical_shape
