@@ -80,6 +80,7 @@ class Trainer:
             tracked=weights.tracked,
             device=group.device,
             autocast=torch.bfloat16 if options.precision == "bfloat16" else None,
+            channels_last=True,
         )
         self._optimizer = _optimizer(weights, options)
         self._pending: list[Tensor] = []

@@ -67,7 +67,7 @@ def _selu(node: NodeView) -> Kernel:
 def _hard_sigmoid(node: NodeView) -> Kernel:
     alpha = node.attributes.get_float("alpha", 0.2)
     beta = node.attributes.get_float("beta", 0.5)
-    return lambda x: (alpha * x + beta).clamp(0.0, 1.0)
+    return lambda x: functional.hardtanh(alpha * x + beta, 0.0, 1.0)
 
 
 @operator("Gelu", since=20)
