@@ -112,7 +112,7 @@ def measure_signal(
     names = {index: _ends(parameters[index]) for index in sorted(indices)}
     squares = _observe(observed, {name for ends in names.values() if ends for name in ends})
     try:
-        session = open_session(observed)
+        session = open_session(observed, few_runs=True)
         runs = run_on_noise(session, model, seed=seed, batch=SAMPLES, samples=1)
         results = next(iter(runs))[1]
     except (MissingDependencyError, ModelError) as error:

@@ -193,14 +193,19 @@ class Calibrate(ir.passes.InPlacePass):
     def _run(
         self, session: Session, model: ir.Model, layers: Sequence[Statistics]
     ) -> Iterator[dict[str, Any]]:
-        """The outputs for each batch."""
+        """The statistics of each batch: what comes after the last of them need not run."""
+        names = [name for layer in layers for name in (layer.mean, layer.variance, layer.count)]
         if self.batches is None:
             for _, results in run_on_noise(
-                session, model, seed=self.seed, batch=NOISE_SAMPLES, samples=NOISE_SAMPLES
+                session,
+                model,
+                seed=self.seed,
+                batch=NOISE_SAMPLES,
+                samples=NOISE_SAMPLES,
+                outputs=names,
             ):
                 yield results
             return
-        names = [name for layer in layers for name in (layer.mean, layer.variance, layer.count)]
         empty = True
         for batch in self.batches:
             yield session.run(batch, names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +45,13 @@ class _Hints:
 
 
 def run_on_noise(
-    session: Session, model: ir.Model, *, seed: int = 0, batch: int = 16, samples: int = 1
+    session: Session,
+    model: ir.Model,
+    *,
+    seed: int = 0,
+    batch: int = 16,
+    samples: int = 1,
+    outputs: Collection[str] | None = None,
 ) -> Iterator[tuple[Feeds, dict[str, Any]]]:
     """Run a model on seeded noise, with sizes for its dynamic axes found by trying.
 
@@ -58,6 +64,7 @@ def run_on_noise(
         seed: Seed of the noise.
         batch: Size of a dynamic first axis.
         samples: Run with fresh noise until at least so many samples were seen.
+        outputs: Names of the outputs that are wanted; all where None.
 
     Yields:
         What was fed and what came out, for each run.
@@ -71,7 +78,7 @@ def run_on_noise(
     for shapes in _shapes(session.inputs, hints, batch):
         feeds = _feeds(session.inputs, shapes, hints, seed, 0)
         try:
-            results = session.run(feeds)
+            results = session.run(feeds, outputs)
         except ModelError as error:
             failure = failure or error
             continue
@@ -80,7 +87,7 @@ def run_on_noise(
         size = first[0] if first else samples
         for run in range(1, -(-samples // max(1, size))):
             feeds = _feeds(session.inputs, shapes, hints, seed, run)
-            yield feeds, session.run(feeds)
+            yield feeds, session.run(feeds, outputs)
         return
     assert failure is not None
     raise failure

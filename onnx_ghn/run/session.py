@@ -21,7 +21,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from onnx_ghn.errors import DeviceError, MissingDependencyError, ModelError, OptionError
+from onnx_ghn.errors import (
+    DeviceError,
+    MissingDependencyError,
+    ModelError,
+    OnnxGhnError,
+    OptionError,
+)
+from onnx_ghn.run.parts import PartedSession
 
 INLINE_LIMIT = 1 << 25
 """Bytes of tensors above which a model in memory goes to ONNX Runtime through a temporary file:
@@ -110,6 +117,8 @@ class Session:
         names = list(self.outputs if outputs is None else outputs)
         try:
             results = self._session.run(names, dict(feeds))
+        except OnnxGhnError:  # a part that can't be loaded
+            raise
         except Exception as error:  # onnxruntime's errors have no common base but this
             raise ModelError(f"ONNX Runtime can't run the model: {_reason(error)}") from error
         return dict(zip(names, results, strict=True))
@@ -131,7 +140,8 @@ def open_session(
         threads: Threads that one operator may use. With one, results do not depend on the
             number of cores.
         few_runs: Save memory, and the time to load, of a model that runs a few times only: its
-            weights are used as they lie in the file, and memory goes back after each run.
+            weights are used as they lie in the file, a large one runs in parts, and memory goes
+            back after each run.
 
     Returns:
         The session, on the provider that was asked for.
@@ -146,16 +156,21 @@ def open_session(
     if provider is None:
         raise OptionError(f"unknown device {device!r}: choose one of {', '.join(PROVIDERS)}")
     runtime = _import_runtime(provider)
+
+    def load(source: str | bytes) -> Any:
+        return _load(runtime, source, provider, threads, few_runs)
+
     if isinstance(model, ir.Model) and _needs_file(model):
+        if few_runs:
+            return Session(PartedSession(model, load))
         # Once the session is made nothing reads the file any more.
         with tempfile.TemporaryDirectory(prefix="onnx-ghn-", ignore_cleanup_errors=True) as folder:
             path = Path(folder) / "model.onnx"
             ir.save(model, path, external_data="model.data")
-            return _load(runtime, str(path), provider, threads, few_runs)
+            return Session(load(str(path)))
     if isinstance(model, ir.Model):
-        return _load(runtime, ir.to_proto(model).SerializeToString(), provider, threads, few_runs)
-    source = model if isinstance(model, bytes) else str(Path(model).absolute())
-    return _load(runtime, source, provider, threads, few_runs)
+        return Session(load(ir.to_proto(model).SerializeToString()))
+    return Session(load(model if isinstance(model, bytes) else str(Path(model).absolute())))
 
 
 def available_providers() -> tuple[str, ...]:
@@ -191,7 +206,7 @@ def _import_runtime(provider: str) -> ModuleType:
 
 def _load(
     runtime: ModuleType, source: str | bytes, provider: str, threads: int, few_runs: bool
-) -> Session:
+) -> Any:
     options = runtime.SessionOptions()
     if few_runs:
         options.add_session_config_entry("session.disable_prepacking", "1")
@@ -216,7 +231,7 @@ def _load(
             "and libraries fit this ONNX Runtime? Or use --device cpu"
         )
     session.disable_fallback()
-    return Session(session)
+    return session
 
 
 def _needs_file(model: ir.Model) -> bool:
