@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,34 @@ Draw = Callable[[npt.DTypeLike], npt.NDArray[Any]]
 """Makes a tensor's values in its logical shape, rounded to a type."""
 
 
+LARGE = 1 << 26
+"""Bytes of a tensor that is not made whole to be written, if its rows repeat."""
+
+
+@runtime_checkable
+class Repeats(Protocol):
+    """A draw of values whose rows repeat."""
+
+    def rows(self, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """The rows that repeat along the first axis, contiguous."""
+
+
+class _Repeating(ir.LazyTensor):
+    """A lazy tensor whose rows are made once to be written, and written again and again."""
+
+    def __init__(self, rows: Callable[[], npt.NDArray[Any]], *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self._rows = rows
+
+    def tofile(self, file: BinaryIO) -> None:
+        """Write the bytes."""
+        rows = self._rows()
+        whole, rest = divmod(self.shape.numpy()[0], len(rows))
+        for _ in range(whole):
+            file.write(rows.view(np.uint8).data)
+        file.write(rows[:rest].view(np.uint8).data)
+
+
 def lazy(parameter: Parameter, draw: Draw, *, cache: bool) -> ir.LazyTensor:
     """The parameter's tensor: drawn and laid out when somebody asks for the values."""
 
@@ -28,7 +57,11 @@ def lazy(parameter: Parameter, draw: Draw, *, cache: bool) -> ir.LazyTensor:
         array = np.ascontiguousarray(physical)
         return ir.Tensor(array, dtype=parameter.dtype, name=parameter.name)
 
-    return ir.LazyTensor(
+    kind: Callable[..., ir.LazyTensor] = ir.LazyTensor
+    large = parameter.dtype.itemsize * math.prod(parameter.shape) >= LARGE
+    if large and isinstance(draw, Repeats) and not parameter.layout.steps:
+        kind = partial(_Repeating, partial(draw.rows, parameter.dtype.numpy()))
+    return kind(
         evaluate,
         dtype=parameter.dtype,
         shape=ir.Shape(parameter.shape),

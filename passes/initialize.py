@@ -24,7 +24,7 @@ from onnx_ghn.drawing import (
 )
 from onnx_ghn.errors import OnnxGhnError
 from onnx_ghn.hypernet.archive import Archive, ArchiveInfo, load_archive, read_info
-from onnx_ghn.hypernet.predict import predict
+from onnx_ghn.hypernet.predict import PredictedWeight, predict
 from onnx_ghn.hypernet.refine import RefinedPrediction, Refinement
 from onnx_ghn.model_io import record_provenance
 from onnx_ghn.options import InitializeOptions
@@ -179,12 +179,17 @@ class Initialize(ir.passes.InPlacePass):
                 options.hypernet, engine=options.engine, device=options.device
             )
             prediction = predict(reading, archive, indices=predicted, seed=options.seed)
-            tensor = prediction.tensor
+            refined = None
             if options.noise or options.orthogonal:
                 refinement = Refinement(options.noise, options.orthogonal)
-                tensor = RefinedPrediction(prediction, refinement).tensor
+                refined = RefinedPrediction(prediction, refinement)
             for index in predicted:
-                draws[index] = partial(tensor, index)
+                if refined is not None:
+                    draws[index] = partial(refined.tensor, index)
+                elif prediction.is_weight(index):
+                    draws[index] = PredictedWeight(prediction, index)
+                else:
+                    draws[index] = partial(prediction.tensor, index)
         for index in plan.indices(Status.FALLBACK):
             if index not in plan.shared:
                 parameter, method = reading.parameters[index], plan.outcomes[index].method

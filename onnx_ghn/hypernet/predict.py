@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -65,20 +66,52 @@ class Prediction:
         """The parameters that were predicted, ascending."""
         return sorted(self.sources)
 
-    def tensor(self, index: int, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[Any]:
-        """The predicted value of `Reading.parameters[index]`, in its logical shape."""
-        parameter, graph = self.reading.parameters[index], self.reading.graph
+    def is_weight(self, index: int) -> bool:
+        """Whether it is a kernel or a matrix: no vector, and no position table."""
+        source, graph = self.sources[index], self.reading.graph
+        return (
+            source.part is Part.WEIGHT and graph is not None and graph.op[source.node] != Op.POS_ENC
+        )
+
+    def tensor(
+        self, index: int, dtype: npt.DTypeLike = np.float32, *, period: bool = False
+    ) -> npt.NDArray[Any]:
+        """The predicted value of `Reading.parameters[index]`, in its logical shape.
+
+        Args:
+            index: The parameter.
+            dtype: Type of the result.
+            period: Make the first rows only, which the others repeat; of a weight.
+        """
+        parameter = self.reading.parameters[index]
         source, tile, shape = self.sources[index], self.tiles[index], parameter.logical_shape
         if source.part is not Part.WEIGHT:
             return fit_vector(tile.astype(dtype, copy=False), shape)
-        assert graph is not None
-        if graph.op[source.node] != Op.POS_ENC:
+        if self.is_weight(index):
+            if period:
+                shape = (min(len(tile), shape[0]), *shape[1:])
             if parameter.role is Role.CONV_TRANSPOSE:
                 tile = _turned(tile, parameter)
             transposed = parameter.layout.steps == (Transpose((1, 0)),)
             return fit_weight(tile, shape, transposed=transposed, dtype=dtype)
         table = fit_positions(tile, shape, stream_of(self.seed, parameter))
         return table.astype(dtype, copy=False)
+
+
+@dataclass(frozen=True, eq=False)
+class PredictedWeight:
+    """Draws a predicted weight, or the rows that repeat in it (`drawing.Repeats`)."""
+
+    prediction: Prediction
+    index: int
+
+    def __call__(self, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """All of it, in its logical shape."""
+        return self.prediction.tensor(self.index, dtype)
+
+    def rows(self, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """The rows that repeat along the first axis, contiguous."""
+        return np.ascontiguousarray(self.prediction.tensor(self.index, dtype, period=True))
 
 
 def predict(
