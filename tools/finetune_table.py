@@ -8,7 +8,7 @@ outputs. Data sets: CIFAR-10's folders as given; "vehicles", the same images wit
 animal and vehicle; and scikit-learn's digits at 32 x 32. For each network, data set and start the
 learning rate is the best of three after `--rate-steps` steps of seed 0, by images held out of
 the training images; then each seed is trained anew and tested on the test images after `--at`
-steps. Cosine schedule, batches of 64; SGD with momentum, or AdamW for networks that normalise by
+steps. Cosine schedule, batches of 32; SGD with momentum, or AdamW for networks that normalise by
 layer (transformers, ConvNeXt), which SGD hardly trains in so few steps.
 
 Each run is one line of JSON; a command that was stopped goes on where it was. `--processes N`
@@ -23,7 +23,7 @@ import json
 import multiprocessing
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +45,16 @@ from onnx_ghn.passes.initialize import Initialize
 from onnx_ghn.random_stream import RandomStream
 from onnx_ghn.read.reading import read_model
 
-STARTS = ("predicted", "classical", "kaiming", "orthogonal", "lsuv")
+STARTS = ("predicted", "kaiming", "orthogonal", "lsuv", "classical")
 DATA = ("cifar10", "vehicles", "digits")
 VEHICLES = frozenset({"airplane", "automobile", "ship", "truck"})
-SIDE, BATCH = 32, 64
-KEY = ("network", "data", "start", "rate", "seed", "steps")
+SIDE, BATCH = 32, 32
+KEY = ("network", "data", "start", "archive", "rate", "seed", "steps", "probe")
 RATES = {"sgd": (0.005, 0.02, 0.08), "adamw": (0.0003, 0.001, 0.003)}
 """Learning rates of which the best is taken."""
+
+Call = tuple[Network, str, str, argparse.Namespace, Path]
+"""Network, data set and start; the options; the folder of the data sets."""
 
 
 def main() -> None:
@@ -63,7 +66,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, nargs="*", default=[], help="ONNX files")
     parser.add_argument("--generated", type=int, default=10, help="networks of the test list")
     parser.add_argument("--sets", nargs="+", choices=DATA, default=["cifar10", "digits"])
-    parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS))
+    parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS[:-1]))
     parser.add_argument("--noise", type=float, default=1e-5, help="as in init, for predicted")
     parser.add_argument("--rate-steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=3)
@@ -72,80 +75,70 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1, help="trainings side by side")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
+    arguments.at.sort()
     chosen: list[Network] = [
         *held_out("in-distribution", "test")[: arguments.generated],
         *arguments.models,
     ]
-    rows = {key_of(row): row for row in finished(arguments.out)}
     with tempfile.TemporaryDirectory() as folder:
         save_data(arguments, Path(folder))
-        cells = [(n, d, s) for d in arguments.sets for n in chosen for s in arguments.starts]
-        shared = (arguments, Path(folder))
-        probes = [
-            job(*cell, rate, 0, [arguments.rate_steps], probe=True)
-            for cell in cells
-            for rate in rates(cell[0])
+        # Network by network: a file that isn't finished has whole ones.
+        calls = [
+            (network, data, start, arguments, Path(folder))
+            for network in chosen
+            for data in arguments.sets
+            for start in arguments.starts
         ]
-        run_missing(probes, rows, shared)
-        runs = [
-            job(*cell, best_rate(rows, cell, arguments), seed, sorted(arguments.at), probe=False)
-            for cell in cells
-            for seed in range(arguments.seeds)
-        ]
-        run_missing(runs, rows, shared)
-    print(tables([rows[key_of(run)] for run in runs]))
+        if arguments.processes == 1:
+            found = [*map(train_cell, calls)]
+        else:
+            # CUDA can't be used after a fork.
+            with multiprocessing.get_context("spawn").Pool(arguments.processes) as pool:
+                found = pool.map(train_cell, calls, chunksize=1)
+    print(tables([row for rows in found for row in rows]))
 
 
-def job(
-    network: Network,
-    data: str,
-    start: str,
-    rate: float,
-    seed: int,
-    at: Sequence[int],
-    *,
-    probe: bool,
-) -> Row:
+def train_cell(call: Call) -> list[Row]:
+    """Train from one start what has no line yet; a line for each seed."""
+    network, _, _, arguments, _ = call
+    rows = {key_of(row): row for row in finished(arguments.out)}
+
+    def trained(entry: Row) -> Row:
+        if key_of(entry) not in rows:
+            append(arguments.out, train_one(entry, call))
+            rows.update({key_of(row): row for row in finished(arguments.out)})
+        return rows[key_of(entry)]
+
+    steps = arguments.rate_steps
+    accuracy = {
+        rate: trained(job(call, rate, 0, [steps], probe=True))["accuracy"][str(steps)]
+        for rate in rates(network)
+    }
+    best = max(accuracy, key=lambda rate: accuracy[rate])
+    return [
+        trained(job(call, best, seed, arguments.at, probe=False)) for seed in range(arguments.seeds)
+    ]
+
+
+def job(call: Call, rate: float, seed: int, at: Sequence[int], *, probe: bool) -> Row:
     """One training, before it has run."""
-    name = name_of(network)
-    row: Row = {"network": name, "data": data, "start": start, "rate": rate, "seed": seed}
-    return row | {"steps": at[-1], "at": list(at), "probe": probe, "_network": network}
+    network, data, start, arguments, _ = call
+    row: Row = {"network": name_of(network), "data": data, "start": start, "archive": ""}
+    if start == "predicted":
+        row["archive"] = read_info(arguments.archive).sha256[:16]
+    return row | {"rate": rate, "seed": seed, "steps": at[-1], "at": list(at), "probe": probe}
 
 
 def key_of(row: Row) -> str:
     """What tells a run from all others."""
-    return json.dumps([row[name] for name in (*KEY, "probe")])
+    return json.dumps([row[name] for name in KEY])
 
 
-def run_missing(
-    jobs: Iterable[Row], rows: dict[str, Row], shared: tuple[argparse.Namespace, Path]
-) -> None:
-    """Train what has no line yet, and write the lines as they come."""
-    missing = [entry for entry in jobs if key_of(entry) not in rows]
-    arguments, _ = shared
-    for row in trained(missing, shared):
-        rows[key_of(row)] = row
-        append(arguments.out, row)
-
-
-def trained(jobs: Sequence[Row], shared: tuple[argparse.Namespace, Path]) -> Iterator[Row]:
-    """The jobs with their results, in any order."""
-    count = min(shared[0].processes, len(jobs))
-    calls = [(entry, *shared) for entry in jobs]
-    if count <= 1:
-        yield from map(train_one, calls)
-        return
-    # CUDA can't be used after a fork.
-    with multiprocessing.get_context("spawn").Pool(count) as pool:
-        yield from pool.imap_unordered(train_one, calls)
-
-
-def train_one(call: tuple[Row, argparse.Namespace, Path]) -> Row:
+def train_one(entry: Row, call: Call) -> Row:
     """Train one network; a run whose loss is not finite has accuracies of 0."""
-    entry, arguments, folder = call
+    network, _, _, arguments, folder = call
     torch.set_num_threads(1)
-    row = {name: value for name, value in entry.items() if name != "_network"}
-    network, seed = entry["_network"], entry["seed"]
+    row, seed = dict(entry), entry["seed"]
     model = build(network)
     row |= {"generated": isinstance(network, Entry), "measures": measured_sizes(network).to_json()}
     train, test = (folder / f"{entry['data']}.{part}.npz" for part in ("train", "test"))
@@ -209,19 +202,6 @@ def start_options(start: str, seed: int, arguments: argparse.Namespace) -> Initi
     return InitializeOptions(
         method="ghn", seed=seed, hypernet=arguments.archive, noise=arguments.noise
     )
-
-
-def best_rate(
-    rows: dict[str, Row], cell: tuple[Network, str, str], arguments: argparse.Namespace
-) -> float:
-    """The learning rate after which most held-out images were classified correctly."""
-    steps = arguments.rate_steps
-
-    def accuracy(rate: float) -> float:
-        probe = rows[key_of(job(*cell, rate, 0, [steps], probe=True))]
-        return float(probe["accuracy"][str(steps)])
-
-    return float(max(rates(cell[0]), key=accuracy))
 
 
 def save_data(arguments: argparse.Namespace, folder: Path) -> None:

@@ -23,15 +23,20 @@ def tool(monkeypatch):
     return module
 
 
-def write(path, gains, *, generated=True):
+STARTS = ("predicted", "kaiming", "classical", "lsuv")
+
+
+def write(path, gains, *, generated=True, starts=STARTS, archive="new"):
     """Lines of networks: by name, their node types and how much better the prediction is."""
     with path.open("a") as file:
         for name, (types, gain) in gains.items():
             sizes = {"parameters": 1000, "depth": 10, "width": 32, "side": 0}
-            for start, accuracy in (("predicted", 0.5 + gain), ("classical", 0.5), ("lsuv", 0.4)):
+            for start in starts:
+                accuracy = {"predicted": 0.5 + gain, "lsuv": 0.4}.get(start, 0.5)
                 for seed in range(3):
                     row = {"network": name, "data": "cifar10", "start": start, "seed": seed}
                     row |= {"probe": False, "generated": generated}
+                    row |= {"archive": archive if start == "predicted" else ""}
                     row |= {"measures": sizes | {"types": types}}
                     row |= {"accuracy": {"1000": accuracy + 0.001 * seed}}
                     file.write(json.dumps(row) + "\n")
@@ -81,3 +86,26 @@ def test_a_loss_that_other_networks_do_not_foretell_is_told(tool, monkeypatch, t
     run(tool, monkeypatch, tmp_path)
     assert "predicted 5 of 5" in (output := capsys.readouterr().out)
     assert output.splitlines()[-1].endswith("harmed: bad")
+
+
+def test_classical_runs_are_asked_for_where_auto_takes_them(tool, monkeypatch, tmp_path, capsys):
+    good = {f"good{k}": (["bn", "conv"], 0.02) for k in range(8)}
+    write(tmp_path / "runs", good | {"bad": (["msa"], -0.05)}, starts=("predicted", "kaiming"))
+    code, _ = run(tool, monkeypatch, tmp_path)
+    assert code == 1
+    assert "FAIL: no runs from the classical start, where auto takes it: bad" in (
+        output := capsys.readouterr().out
+    )
+    assert "pass: predicted 89% of generated networks" in output
+    write(tmp_path / "runs", {"bad": (["msa"], -0.05)}, starts=("classical",))
+    assert run(tool, monkeypatch, tmp_path)[0] == 0
+
+
+def test_only_the_newest_archive_counts(tool, monkeypatch, tmp_path):
+    networks = {f"good{k}": (["bn", "conv"], 0.02) for k in range(4)}
+    harmed = {name: (types, -0.05) for name, (types, _) in networks.items()}
+    write(tmp_path / "runs", harmed, archive="old")
+    assert run(tool, monkeypatch, tmp_path)[0] == 1
+    write(tmp_path / "runs", networks, starts=("predicted",))
+    code, table = run(tool, monkeypatch, tmp_path)
+    assert (code, table.worse) == (0, ())
