@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from finetune_runs import runs_in
 
 from onnx_ghn.hypernet.harm import HarmTable, Region
 from onnx_ghn.measures import QUANTITIES, Measures
@@ -101,12 +102,8 @@ def main() -> None:
 def read(path: Path, steps: int) -> list[Tested]:
     """The networks of the file that have two seeds or more of each start."""
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    # Of predicted starts, those of the archive that was tested last.
-    newest = [line["archive"] for line in lines if line["archive"]][-1:]
-    for row in lines:
-        counts = not row["probe"] and row["archive"] in ("", *newest)
-        if counts and str(steps) in row["accuracy"]:
+    for row in runs_in(path):
+        if str(steps) in row["accuracy"]:
             rows[row["network"]].append(row)
     starts = {row["start"] for mine in rows.values() for row in mine}
     needed = starts - {CLASSICAL}  # which only networks need where `auto` doesn't predict
@@ -253,7 +250,7 @@ def _in_any(network: Tested, regions: Sequence[Region]) -> bool:
 
 
 def _mean(values: Sequence[float]) -> float:
-    return round(float(np.mean(values)), 4)
+    return round(float(np.mean(values)), 4) if len(values) else float("nan")
 
 
 if __name__ == "__main__":

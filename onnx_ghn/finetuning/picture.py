@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from onnx_ghn.finetuning.history import History
 
@@ -14,7 +14,12 @@ MOST_POINTS = 600
 
 TRAIN, VALIDATION = "#4477aa", "#cc6677"
 
+MOST_MARKS = 50
+"""A line of more points has no marks."""
+
 Point = tuple[float, float]
+Line = tuple[str, str, Sequence[Point]]
+"""Name, colour, and (step, value) of the points."""
 
 
 def draw(history: History) -> str:
@@ -25,14 +30,28 @@ def draw(history: History) -> str:
     """
     train = _thinned(history.losses)
     losses = [(v.step, v.loss) for v in history.validations if v.loss is not None]
-    panels = [_panel("loss", [("training", TRAIN, train), ("validation", VALIDATION, losses)])]
+    panels: dict[str, list[Line]] = {
+        "loss": [("training", TRAIN, train), ("validation", VALIDATION, losses)]
+    }
     if history.validations:
         shares = [(v.step, 100 * v.top1) for v in history.validations]
-        panels.append(_panel("top-1 in %", [("validation", VALIDATION, shares)]))
+        panels["top-1 in %"] = [("validation", VALIDATION, shares)]
+    return chart(panels)
+
+
+def chart(panels: Mapping[str, Sequence[Line]]) -> str:
+    """Panels one below the other, each with lines over steps.
+
+    Args:
+        panels: By their titles, the lines of each.
+
+    Returns:
+        A complete SVG document.
+    """
     height = HEIGHT * len(panels)
     body = "".join(
-        f'<g transform="translate(0 {HEIGHT * index})">{panel}</g>'
-        for index, panel in enumerate(panels)
+        f'<g transform="translate(0 {HEIGHT * index})">{_panel(title, lines)}</g>'
+        for index, (title, lines) in enumerate(panels.items())
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
@@ -51,7 +70,7 @@ def _thinned(losses: Sequence[float]) -> list[Point]:
     return points
 
 
-def _panel(title: str, lines: Sequence[tuple[str, str, Sequence[Point]]]) -> str:
+def _panel(title: str, lines: Sequence[Line]) -> str:
     """Axes with ticks, a legend, and a line for each (name, colour, points)."""
     points = [point for _, _, line in lines for point in line]
     if not points:
@@ -81,7 +100,7 @@ def _panel(title: str, lines: Sequence[tuple[str, str, Sequence[Point]]]) -> str
         parts.append(
             f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>'
         )
-        if name == "validation":
+        if len(line) <= MOST_MARKS:
             parts += [f'<circle cx="{x}" cy="{y}" r="2.5" fill="{colour}"/>' for x, y in places]
         left = WIDTH - RIGHT - 90 * (len(lines) - index)
         parts.append(_text(left, 18, name, f'fill="{colour}"'))

@@ -16,6 +16,7 @@ TOOL = Path(__file__).parents[2] / "tools" / "harm_table.py"
 
 @pytest.fixture
 def tool(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOL.parent))
     spec = importlib.util.spec_from_file_location("harm_table", TOOL)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "harm_table", module)
