@@ -32,6 +32,9 @@ def _folder(variable: str, default: str) -> Path:
 
 
 def _load_tool(name: str) -> ModuleType:
+    folder = str(ROOT / "tools")
+    if folder not in sys.path:  # tools import each other
+        sys.path.append(folder)
     spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -64,7 +64,7 @@ def test_a_better_archive_ships_in_half_precision(tool, shipped, run, tmp_path):
     assert read_info() == info
     tool.bank(run(0.51), "third", None, log)
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [line["val"]["mean"] for line in lines] == [0.5, 0.51]
+    assert [row["mean"] for line in lines for row in line["val"]] == [0.5, 0.51]
     assert lines[1]["sha256"] == read_info().sha256
     with pytest.raises(ArchiveError, match="nothing to compare"):
         tool.bank(run(0.9, "full"), "other", None, log)
@@ -72,6 +72,22 @@ def test_a_better_archive_ships_in_half_precision(tool, shipped, run, tmp_path):
     log.write_text(log.read_text() * 4)
     with pytest.raises(ArchiveError, match="10 at most"):
         tool.bank(run(0.99, "full"), "last", None, log)
+
+
+def test_lists_count_together(tool, untrained_file):
+    config = read_info(untrained_file).config
+
+    def archive_of(*means):
+        rows = (
+            {"space": f"{k}", "side": 32, "architectures": 100, "mean": mean}
+            for k, mean in enumerate(means)
+        )
+        return dataclasses.replace(config, trained=True, held_out=tuple(rows))
+
+    rows = tool.compare(archive_of(0.49, 0.55), archive_of(0.5, 0.5))
+    assert [row["mean"] for row in rows] == [0.49, 0.55]
+    with pytest.raises(ArchiveError, match=r"mean 0\.5050 .* has 0\.5000"):
+        tool.compare(archive_of(0.49, 0.52), archive_of(0.5, 0.5))
 
 
 def test_an_untrained_archive_is_refused(tool, shipped, untrained_file, tmp_path):

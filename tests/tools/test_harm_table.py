@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
 from onnx_ghn.hypernet.harm import HarmTable
 
-TOOL = Path(__file__).parents[2] / "tools" / "harm_table.py"
-
 
 @pytest.fixture
-def tool(monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOL.parent))
-    spec = importlib.util.spec_from_file_location("harm_table", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "harm_table", module)
-    spec.loader.exec_module(module)
-    return module
+def tool(load_tool):
+    return load_tool("harm_table")
 
 
 STARTS = ("predicted", "kaiming", "classical", "lsuv")
