@@ -10,6 +10,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common
 
 from onnx_ghn.model_copy import copy_model
+from onnx_ghn.read.bodies import bodies
 
 OBSERVED = "onnx_ghn.observed"
 """Key in `ir.Node.meta` of a node that was rewritten; memory only, never serialised."""
@@ -196,10 +197,7 @@ def _values_without_data(graph: ir.Graph) -> set[ir.Value]:
         value for inner in (graph, *graph.subgraphs()) for value in inner.initializers.values()
     }
     for node in graph.all_nodes():
-        has_body = any(
-            attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-            for attribute in node.attributes.values()
-        )
-        if not has_body and all(value is None or value in found for value in node.inputs):
+        alone = all(value is None or value in found for value in node.inputs)
+        if alone and not [*bodies(node)]:
             found.update(node.outputs)
     return found

@@ -53,8 +53,8 @@ KEY = ("network", "data", "start", "archive", "rate", "seed", "steps", "probe")
 RATES = {"sgd": (0.005, 0.02, 0.08), "adamw": (0.0003, 0.001, 0.003)}
 """Learning rates of which the best is taken."""
 
-Call = tuple[Network, str, str, argparse.Namespace, Path]
-"""Network, data set and start; the options; the folder of the data sets."""
+Call = tuple[Network, str, str, argparse.Namespace, Path, dict[str, Row]]
+"""Network, data set and start; the options; the folder of the data sets; the lines there are."""
 
 
 def main() -> None:
@@ -80,11 +80,13 @@ def main() -> None:
         *held_out("in-distribution", "test")[: arguments.generated],
         *arguments.models,
     ]
+    # Read once: processes add to the file.
+    rows = {key_of(row): row for row in finished(arguments.out)}
     with tempfile.TemporaryDirectory() as folder:
         save_data(arguments, Path(folder))
         # Network by network: a file that isn't finished has whole ones.
         calls = [
-            (network, data, start, arguments, Path(folder))
+            (network, data, start, arguments, Path(folder), rows)
             for network in chosen
             for data in arguments.sets
             for start in arguments.starts
@@ -95,19 +97,19 @@ def main() -> None:
             # CUDA can't be used after a fork.
             with multiprocessing.get_context("spawn").Pool(arguments.processes) as pool:
                 found = pool.map(train_cell, calls, chunksize=1)
-    print(tables([row for rows in found for row in rows]))
+    print(tables([row for seeds in found for row in seeds]))
 
 
 def train_cell(call: Call) -> list[Row]:
     """Train from one start what has no line yet; a line for each seed."""
-    network, _, _, arguments, _ = call
-    rows = {key_of(row): row for row in finished(arguments.out)}
+    network, _, _, arguments, _, rows = call
 
     def trained(entry: Row) -> Row:
-        if key_of(entry) not in rows:
-            append(arguments.out, train_one(entry, call))
-            rows.update({key_of(row): row for row in finished(arguments.out)})
-        return rows[key_of(entry)]
+        row = rows.get(key_of(entry))
+        if row is None:
+            row = train_one(entry, call)
+            append(arguments.out, row)
+        return row
 
     steps = arguments.rate_steps
     accuracy = {
@@ -122,7 +124,7 @@ def train_cell(call: Call) -> list[Row]:
 
 def job(call: Call, rate: float, seed: int, at: Sequence[int], *, probe: bool) -> Row:
     """One training, before it has run."""
-    network, data, start, arguments, _ = call
+    network, data, start, arguments, _, _ = call
     row: Row = {"network": name_of(network), "data": data, "start": start, "archive": ""}
     if start == "predicted":
         row["archive"] = read_info(arguments.archive).sha256[:16]
@@ -136,7 +138,7 @@ def key_of(row: Row) -> str:
 
 def train_one(entry: Row, call: Call) -> Row:
     """Train one network; a run whose loss is not finite has accuracies of 0."""
-    network, _, _, arguments, folder = call
+    network, _, _, arguments, folder, _ = call
     torch.set_num_threads(1)
     row, seed = dict(entry), entry["seed"]
     model = build(network)

@@ -11,6 +11,8 @@ from typing import Any
 import onnx_ir as ir
 from onnx_ir.convenience import extract
 
+from onnx_ghn.read.bodies import bodies
+
 PART_BYTES = 1 << 25
 """Bytes of tensors that a part holds at most, where it can be cut so often."""
 
@@ -122,9 +124,9 @@ def split(model: ir.Model) -> list[Part]:
     """
     graph = model.graph
     whole = [Part(_names(graph.inputs), _names(graph.outputs))]
-    if model.functions or not _can_be_cut(graph):
-        return whole
     made = _made(graph)
+    if model.functions or not _can_be_cut(graph, made):
+        return whole
     uses: dict[ir.Value, list[int]] = {}
     for index, node in enumerate(graph):
         for value in node.inputs:
@@ -147,23 +149,18 @@ def split(model: ir.Model) -> list[Part]:
     return parts
 
 
-def _can_be_cut(graph: ir.Graph) -> bool:
+def _can_be_cut(graph: ir.Graph, made: Mapping[ir.Value, int]) -> bool:
     """Whether each value between two nodes is an array, and all come from the inputs."""
     for node in graph:
-        if any(
-            a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-            for a in node.attributes.values()
-        ):
-            return False
-        if node.op_type.startswith(("Sequence", "SplitToSequence", "Optional")):
+        no_arrays = node.op_type.startswith(("Sequence", "SplitToSequence", "Optional"))
+        if no_arrays or [*bodies(node)]:
             return False
     initializers = set(graph.initializers.values())
     # ONNX Runtime gives no arrays of bfloat16.
     if any(value.dtype is ir.DataType.BFLOAT16 for value in initializers):
         return False
-    produced = _made(graph)
     return initializers.isdisjoint(graph.inputs) and all(
-        produced.get(value, -1) >= 0 for value in graph.outputs
+        made.get(value, -1) >= 0 for value in graph.outputs
     )
 
 
