@@ -108,9 +108,9 @@ class Batches:
         """Check that the data suits the model.
 
         Args:
-            data: The examples.
+            data: The examples; all are used.
             form: What the model takes.
-            options: Size of batches and images, normalisation, limit.
+            options: Size of batches and images, normalisation.
             seed: Seed of the order.
             normalisation: Used where the options name none and it suits the images.
             progress: Called after each batch.
@@ -138,10 +138,7 @@ class Batches:
                 f"the model takes batches of {form.batch}, not {options.batch_size}: export it "
                 "with a dynamic batch axis, or leave the batch size out"
             )
-        chosen = np.arange(len(data))
-        if 0 < options.limit < len(data):
-            chosen = np.linspace(0, len(data) - 1, options.limit).round().astype(np.int64)
-        self._order = chosen[RandomStream(seed, "order of the examples").permutation(len(chosen))]
+        self._order = np.asarray(RandomStream(seed, "order of the examples").permutation(len(data)))
 
     @property
     def examples(self) -> int:
@@ -245,7 +242,7 @@ def make_batches(
     """
     options = options or RunOptions()
     form = input_form(model)
-    data = read(source, resize=wanted_size(form, options))
+    data = read(source, resize=wanted_size(form, options), limit=options.limit)
     known = recorded_normalisation(model) or normalisation
     return Batches(data, form, options, seed=seed, normalisation=known, progress=progress)
 

@@ -77,6 +77,10 @@ class Data:
         """The examples at `indices`, in that order."""
         return dataclasses.replace(self, x=self.x[indices], y=self.y[indices])
 
+    def limited(self, count: int) -> Data:
+        """`count` of the examples, spread evenly; all where that is 0 or there are no more."""
+        return self.take(_spread(len(self), count)) if 0 < count < len(self) else self
+
     def split(self, share: float = 0.1) -> tuple[Data, Data]:
         """Hold out the last `share` of each class, in the order of the examples.
 
@@ -131,13 +135,15 @@ def normalised(
     return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
 
 
-def load_data(source: Source, *, resize: Resize | None = None) -> Data:
+def load_data(source: Source, *, resize: Resize | None = None, limit: int = 0) -> Data:
     """Read labelled data.
 
     Args:
         source: A folder, an `.npz` file, an iterable of (x, y), or a function that gives one.
         resize: What is done with the images of a folder; None keeps their size, which must then
             be the same for all.
+        limit: Take so many examples, spread evenly over the data; 0: all. Of a folder no other
+            images are decoded.
 
     Raises:
         DataError: There is nothing there, or it is malformed.
@@ -146,13 +152,18 @@ def load_data(source: Source, *, resize: Resize | None = None) -> Data:
     if callable(source) and not isinstance(source, Iterable):
         source = source()
     if not isinstance(source, (str, os.PathLike)):
-        return _from_iterable(source)
+        return _from_iterable(source).limited(limit)
     path = Path(source)
     if path.is_dir():
-        return _from_folder(path, resize)
+        return _from_folder(path, resize, limit)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder of labelled data")
-    return _from_npz(path)
+    return _from_npz(path).limited(limit)
+
+
+def _spread(count: int, chosen: int) -> Labels:
+    """`chosen` of the numbers below `count`, in order and as evenly as can be."""
+    return np.linspace(0, count - 1, chosen).round().astype(np.int64)
 
 
 def _from_npz(path: Path) -> Data:
@@ -241,7 +252,7 @@ def _checked(x: npt.NDArray[Any], y: npt.NDArray[Any], source: str) -> Data:
     return Data(x, y.astype(np.int64), classes, source)
 
 
-def _from_folder(root: Path, resize: Resize | None) -> Data:
+def _from_folder(root: Path, resize: Resize | None, limit: int) -> Data:
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir())
     files: list[Path] = []
     labels: list[int] = []
@@ -257,6 +268,9 @@ def _from_folder(root: Path, resize: Resize | None) -> Data:
         labels += [label] * len(mine)
     if not files:
         raise DataError(f"{root}: no class folders with images (expected {root}/class/xxx.jpg)")
+    if 0 < limit < len(files):
+        chosen = _spread(len(files), limit).tolist()
+        files, labels = [files[i] for i in chosen], [labels[i] for i in chosen]
     cache = _cache_file(root, files, resize)
     if not cache.exists():
         with exclusive(root):  # of many workers one decodes, and the others wait for it

@@ -111,9 +111,9 @@ def test_channels_are_converted(own, wanted):
 
 
 def test_limit_spreads_over_the_data():
-    x = np.zeros((100, 4, 4, 3), np.uint8)
-    data = load_data([(x, np.repeat(np.arange(10), 10))])  # sorted by class
-    batches = Batches(data, NCHW, RunOptions(limit=10))
+    x = np.zeros((100, 4, 6, 3), np.uint8)
+    examples = [(x, np.repeat(np.arange(10), 10))]  # sorted by class
+    batches = make_batches(examples, ir.from_onnx_text(MODEL), RunOptions(limit=10))
     assert batches.examples == 10
     assert len(set(all_of(batches)[1].tolist())) >= 9
 

@@ -42,6 +42,21 @@ def test_images_are_decoded_once(folder, monkeypatch):
     assert len(load_data(folder)) == 7
 
 
+def test_only_the_images_within_the_limit_are_decoded(folder, monkeypatch):
+    whole = load_data(folder)
+    decoded, image = [], onnx_ghn.data._image
+    monkeypatch.setattr(
+        "onnx_ghn.data._image", lambda file, resize: decoded.append(file) or image(file, resize)
+    )
+    few = load_data(folder, limit=3)
+    assert {file.name for file in decoded} == {"0.png", "3.png"} and len(few) == 3
+    assert few.classes == whole.classes and few.y.tolist() == [0, 1, 1]
+    limited = whole.limited(3)
+    np.testing.assert_array_equal(few.x, limited.x)
+    assert few.y.tolist() == limited.y.tolist()
+    assert whole.limited(0) is whole and whole.limited(7) is whole
+
+
 def test_the_cache_is_complete_when_its_name_appears(folder, monkeypatch):
     publish, sizes = AtomicFile.publish, []
 

@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
 
 from onnx_ghn import model_io
-from onnx_ghn.batches import Batches, Normalisation, archive_normalisation, make_batches
+from onnx_ghn.batches import Batches, archive_normalisation, make_batches
 from onnx_ghn.checkpoint_file import CheckpointError
-from onnx_ghn.data import Data, DataError, Source
+from onnx_ghn.data import DataError, Source
 from onnx_ghn.errors import OptionError, OutputError
 from onnx_ghn.evaluation import check_classes, warnings_of_missing, warnings_of_training_mode
 from onnx_ghn.finetuning.checkpoint import Checkpoint, RunFiles, load_checkpoint
@@ -228,17 +227,13 @@ def _data(
     report: Report,
 ) -> tuple[Batches, Batches | None]:
     """Training data, and validation data where there is some."""
-    archive = archive_normalisation(fill, report)
-    all_of_it = dataclasses.replace(run, limit=0)
-
-    def batches(data: Source, known: Normalisation | None) -> Batches:
-        return make_batches(data, model, all_of_it, seed=fill.seed, normalisation=known)
-
-    whole = batches(source, archive)
-    data = _limited(whole.data, run.limit)
+    known = archive_normalisation(fill, report)
+    whole = make_batches(source, model, run, seed=fill.seed, normalisation=known)
+    data = whole.data
     held = None
     if val is not None:
-        validation = batches(val, archive)
+        all_of_it = dataclasses.replace(run, limit=0)
+        validation = make_batches(val, model, all_of_it, seed=fill.seed, normalisation=known)
         named = not all(name.isdigit() for name in (*data.classes, *validation.data.classes))
         if named and data.classes != validation.data.classes:
             raise DataError(
@@ -249,18 +244,11 @@ def _data(
     elif options.hold_out:
         data, rest = data.split(options.hold_out)
         if len(rest):
-            held = Batches(rest, whole.form, all_of_it, normalisation=whole.normalisation)
+            held = Batches(rest, whole.form, run, normalisation=whole.normalisation)
     if not len(data):
         raise DataError(f"{data.source}: nothing is left to train on once --hold-out is taken away")
-    known = whole.normalisation
-    training = Batches(data, whole.form, all_of_it, seed=fill.seed, normalisation=known)
+    training = Batches(data, whole.form, run, seed=fill.seed, normalisation=whole.normalisation)
     return training, held
-
-
-def _limited(data: Data, limit: int) -> Data:
-    if not 0 < limit < len(data):
-        return data
-    return data.take(np.linspace(0, len(data) - 1, limit).round().astype(np.int64))
 
 
 def _difference(wanted: tuple[str, ...], found: tuple[str, ...], most: int = 5) -> str:

@@ -45,7 +45,7 @@ def make_job(data: Source, options: RankOptions, run: RunOptions) -> Job:
     if not options.sample:
         return Job(source, options, run)
     resize = Resize(run.side, run.side, run.resize) if run.side else None
-    loaded = load_data(source, resize=resize)
+    loaded = load_data(source, resize=resize, limit=run.limit)
     return Job(source, options, run, _side(loaded, run), len(loaded.classes))
 
 

@@ -87,9 +87,11 @@ class Scorer:
         torch.set_num_threads(job.run.threads)
         self._job = job
         folder = isinstance(job.data, str) and Path(job.data).is_dir()
-        read = functools.cache(lambda resize: load_data(job.data, resize=resize))
+        read = functools.cache(functools.partial(load_data, job.data))
         # Only a folder's images depend on the size; other data is the same for all candidates.
-        self._read: Callable[..., Data] = lambda _, *, resize: read(resize if folder else None)
+        self._read: Callable[..., Data] = lambda _, *, resize, limit: read(
+            resize=resize if folder else None, limit=limit
+        )
         fill = job.options.initialize
         self._fill = fill
         needed = (weights or self._needs_weights) and needs_archive(fill)
