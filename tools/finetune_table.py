@@ -8,8 +8,9 @@ outputs. Data sets: CIFAR-10's folders as given; "vehicles", the same images wit
 animal and vehicle; and scikit-learn's digits at 32 x 32. For each network, data set and start the
 learning rate is the best of three after `--rate-steps` steps of seed 0, by images held out of
 the training images; then each seed is trained anew and tested on the test images after `--at`
-steps. Cosine schedule, batches of 32; SGD with momentum, or AdamW for networks that normalise by
-layer (transformers, ConvNeXt), which SGD hardly trains in so few steps.
+steps. Cosine schedule, batches of 32; SGD with momentum for networks with BatchNormalization, AdamW
+for the others: SGD hardly trains a transformer in so few steps, and leaves SqueezeNet, from any
+start and by each of its rates, at chance.
 
 Each run is one line of JSON; a command that was stopped goes on where it was. `--processes N`
 trains N side by side, on one GPU too. `harm_table.py` makes the do-no-harm table of these lines.
@@ -189,7 +190,7 @@ def measured_sizes(network: Network) -> Measures:
 
 def optimizer(network: Network) -> str:
     """What usually trains such networks."""
-    return "adamw" if "ln" in measured_sizes(network).types else "sgd"
+    return "sgd" if "bn" in measured_sizes(network).types else "adamw"
 
 
 def rates(network: Network) -> Sequence[float]:
