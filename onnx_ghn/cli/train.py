@@ -92,7 +92,8 @@ def command(
     if resume and start is not None:
         raise click.UsageError("--resume goes on with the run in --out: leave --from out")
     from onnx_ghn.train.ledger import append_to_ledger
-    from onnx_ghn.train.loop import Interrupted, train
+    from onnx_ghn.train.loop import train
+    from onnx_ghn.train.monitor import Interrupted
     from onnx_ghn.train.setup import new_run, resumed_run
 
     options = collect(TrainOptions, values)

@@ -9,9 +9,8 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor
 
-from onnx_ghn.train.loop import make_monitor, make_worker, saved_at_the_end
 from onnx_ghn.train.metrics import Metrics
-from onnx_ghn.train.monitor import Monitor, Show
+from onnx_ghn.train.monitor import Monitor, Show, saved_at_the_end
 from onnx_ghn.train.setup import Setup
 from onnx_ghn.train.worker import Worker
 
@@ -38,11 +37,11 @@ def _train(setup: Setup, show: Show) -> Monitor | None:
     # Weights are equal by their seed or file; that of rank 0 counts all the same.
     for tensor in setup.state.tensors().values():
         distributed.broadcast(tensor, 0)
-    worker = make_worker(setup, setup.network, setup.state, rank=rank, world=world, reduce=_average)
+    worker = setup.worker(setup.network, setup.state, rank=rank, world=world, reduce=_average)
     if rank > 0:
         _follow(setup, worker)
         return None
-    monitor = make_monitor(setup, metrics, show)
+    monitor = setup.monitor(metrics, show)
     start = time.process_time()
     with saved_at_the_end(monitor):
         while (progress := _agree(monitor.progress, setup.device)) < 1.0:

@@ -15,20 +15,17 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.multiprocessing as multiprocessing
 
-from onnx_ghn.architectures.splits import held_out_keys
 from onnx_ghn.hypernet.kinds import KindsHypernetwork
 from onnx_ghn.hypernet.model import build_network
-from onnx_ghn.train.corpus import Corpus
-from onnx_ghn.train.images import Images
+from onnx_ghn.train.distributed import train_synchronously
 from onnx_ghn.train.metrics import COUNTS, Metrics
-from onnx_ghn.train.monitor import Monitor, Show
-from onnx_ghn.train.parameters import FlatState
+from onnx_ghn.train.monitor import Monitor, Show, saved_at_the_end
 from onnx_ghn.train.setup import Setup
 from onnx_ghn.train.worker import Worker
 
@@ -36,18 +33,6 @@ POLL_SECONDS = 0.25
 CACHED_KERNELS = "16000"
 """oneDNN compiles a convolution for each new shape, which takes up to hundreds of milliseconds, and
 keeps 1,024 of them; a corpus of architectures has many more."""
-
-
-class Interrupted(Exception):
-    """The run was asked to stop; its checkpoint is written.
-
-    Attributes:
-        monitor: What watched the run.
-    """
-
-    def __init__(self, monitor: Monitor) -> None:
-        super().__init__("training was interrupted")
-        self.monitor = monitor
 
 
 def train(setup: Setup, show: Show, *, processes: int = 1) -> Monitor | None:
@@ -68,8 +53,6 @@ def train(setup: Setup, show: Show, *, processes: int = 1) -> Monitor | None:
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", CACHED_KERNELS)
     with _signals_raise():
         if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            from onnx_ghn.train.distributed import train_synchronously
-
             return train_synchronously(setup, show)
         if processes > 1:
             return _train_shared(setup, show, processes)
@@ -78,8 +61,8 @@ def train(setup: Setup, show: Show, *, processes: int = 1) -> Monitor | None:
 
 def _train_alone(setup: Setup, show: Show) -> Monitor:
     metrics = Metrics(1)
-    worker = make_worker(setup, setup.network, setup.state)
-    monitor = make_monitor(setup, metrics, show)
+    worker = setup.worker(setup.network, setup.state)
+    monitor = setup.monitor(metrics, show)
     with saved_at_the_end(monitor):
         drive(setup, worker, metrics, monitor)
     return monitor
@@ -106,7 +89,7 @@ def _train_shared(setup: Setup, show: Show, processes: int) -> Monitor:
     ]
     for child in children:
         child.start()
-    monitor = make_monitor(setup, metrics, show, lock)
+    monitor = setup.monitor(metrics, show, lock)
     try:
         with saved_at_the_end(monitor):
             while monitor.progress < 1.0:
@@ -137,7 +120,7 @@ def _child(index: int, setup: Setup, metrics: Metrics, lock: Any, stop: Any, par
     network.load_state_dict(setup.buffers, strict=False)
     network.to(setup.device)
     share = (index, len(metrics.counts) - COUNTS)
-    worker = make_worker(setup, network, setup.state, lock=lock, share=share)
+    worker = setup.worker(network, setup.state, lock=lock, share=share)
     start, begin = time.process_time(), time.monotonic()
     before = setup.run.before
     while not stop.is_set() and os.getppid() == parent:
@@ -151,57 +134,6 @@ def _child(index: int, setup: Setup, metrics: Metrics, lock: Any, stop: Any, par
         update = worker.update(number, progress)
         with lock:
             metrics.record(update, index, time.process_time() - start)
-
-
-def make_worker(
-    setup: Setup,
-    network: KindsHypernetwork,
-    state: FlatState,
-    *,
-    lock: Any = None,
-    share: tuple[int, int] = (0, 1),
-    **distributed: Any,
-) -> Worker:
-    """The worker of a process; it loads the images itself."""
-    corpus = Corpus(
-        setup.run.config.network,
-        seed=setup.run.options.seed,
-        held_out=held_out_keys(),
-        folder=setup.corpus,
-        share=share,
-        device=setup.device,
-    )
-    config = setup.run.config
-    images = Images(setup.training_data(), config.mean, config.std, setup.device)
-    return Worker(network, state, corpus, images, setup.run.options, lock=lock, **distributed)
-
-
-def make_monitor(setup: Setup, metrics: Metrics, show: Show, lock: Any = None) -> Monitor:
-    """The monitor of a run."""
-    config = setup.run.config
-    images = Images(setup.validation_data(), config.mean, config.std, setup.device)
-    return Monitor(
-        setup.run,
-        setup.state,
-        setup.network,
-        metrics,
-        images,
-        nullcontext() if lock is None else lock,
-        show,
-        setup.device,
-        setup.log(),
-    )
-
-
-@contextmanager
-def saved_at_the_end(monitor: Monitor) -> Iterator[None]:
-    """Save the run when it is done, and, without a last evaluation, when it is interrupted."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        monitor.save(evaluated=False)
-        raise Interrupted(monitor) from None
-    monitor.save(evaluated=True)
 
 
 @contextmanager

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -206,3 +206,26 @@ def _with_weights(
     second.load_state_dict(dict(network.named_buffers()), strict=False)
     bind(second, flat)
     return second.eval()
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its checkpoint is written.
+
+    Attributes:
+        monitor: What watched the run.
+    """
+
+    def __init__(self, monitor: Monitor) -> None:
+        super().__init__("training was interrupted")
+        self.monitor = monitor
+
+
+@contextmanager
+def saved_at_the_end(monitor: Monitor) -> Iterator[None]:
+    """Save the run when it is done, and, without a last evaluation, when it is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        monitor.save(evaluated=False)
+        raise Interrupted(monitor) from None
+    monitor.save(evaluated=True)

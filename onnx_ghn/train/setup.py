@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from onnx_ghn.architectures.splits import held_out_keys
 from onnx_ghn.checkpoint_file import CheckpointError
 from onnx_ghn.data import Data, load_data
 from onnx_ghn.errors import OptionError
@@ -20,11 +22,15 @@ from onnx_ghn.hypernet.model import build_network
 from onnx_ghn.random_stream import RandomStream
 from onnx_ghn.torch_device import check_device
 from onnx_ghn.train.checkpoint import Checkpoint, Counters, load_checkpoint
+from onnx_ghn.train.corpus import Corpus
 from onnx_ghn.train.export import archive_config, network_config
+from onnx_ghn.train.images import Images
 from onnx_ghn.train.log import Log
-from onnx_ghn.train.monitor import Run
+from onnx_ghn.train.metrics import Metrics
+from onnx_ghn.train.monitor import Monitor, Run, Show
 from onnx_ghn.train.options import Budget, RunPaths, TrainOptions
 from onnx_ghn.train.parameters import FlatState, bind
+from onnx_ghn.train.worker import Worker
 
 VALIDATION_SHARE = 0.1
 """The last tenth of each class is held out."""
@@ -69,6 +75,52 @@ class Setup:
     def validation_data(self) -> Data:
         """Held-out images, shuffled."""
         return shuffled(load_data(self.data_path).split(VALIDATION_SHARE)[1])
+
+    def worker(
+        self,
+        network: KindsHypernetwork,
+        state: FlatState,
+        *,
+        lock: Any = None,
+        share: tuple[int, int] = (0, 1),
+        **distributed: Any,
+    ) -> Worker:
+        """The worker of a process; it loads the images itself.
+
+        Args:
+            network: The process's own network, whose weights those of `state` become.
+            state: Weights and optimiser, which processes may share.
+            lock: Held while a shared state is updated.
+            share: Number of the process, and how many there are.
+            distributed: Rank, size and `reduce` of a group that keeps equal weights.
+        """
+        config = self.run.config
+        corpus = Corpus(
+            config.network,
+            seed=self.run.options.seed,
+            held_out=held_out_keys(),
+            folder=self.corpus,
+            share=share,
+            device=self.device,
+        )
+        images = Images(self.training_data(), config.mean, config.std, self.device)
+        return Worker(network, state, corpus, images, self.run.options, lock=lock, **distributed)
+
+    def monitor(self, metrics: Metrics, show: Show, lock: Any = None) -> Monitor:
+        """What watches the run; it takes the lock where it reads a shared state."""
+        config = self.run.config
+        images = Images(self.validation_data(), config.mean, config.std, self.device)
+        return Monitor(
+            self.run,
+            self.state,
+            self.network,
+            metrics,
+            images,
+            nullcontext() if lock is None else lock,
+            show,
+            self.device,
+            self.log(),
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """Children build a network of their own: views don't survive being sent."""

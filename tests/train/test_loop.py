@@ -56,12 +56,11 @@ class StopAfter:
 
 
 def run_with(setup, stop):
-    from onnx_ghn.train.loop import make_monitor, make_worker
     from onnx_ghn.train.metrics import Metrics
 
     metrics = Metrics(1)
-    worker = make_worker(setup, setup.network, setup.state)
-    monitor = make_monitor(setup, metrics, quiet)
+    worker = setup.worker(setup.network, setup.state)
+    monitor = setup.monitor(metrics, quiet)
     while (progress := monitor.progress) < 1.0:
         metrics.record(worker.update(metrics.updates, progress), 0, 0.0)
         stop(monitor, metrics)
