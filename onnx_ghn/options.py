@@ -17,6 +17,9 @@ from onnx_ghn.errors import OptionError
 METHODS = ("auto", "ghn", "classical", "orthogonal", "kaiming", "lecun", "xavier", "normal")
 """`auto` decides, `ghn` predicts, `classical` picks by role; the rest name one initialiser."""
 
+NOISE = 1e-5
+"""The noise that the authors of GHN-3 add to predicted weights before fine-tuning."""
+
 ENGINES = ("torch", "onnxruntime")
 
 DEVICES = ("cpu", "cuda")
@@ -59,11 +62,11 @@ class InitializeOptions:
         "Where torch runs the hypernetwork, and ONNX Runtime the model that is calibrated.",
         choices=DEVICES,
     )
-    noise: float = option(
-        0.0,
+    noise: float | None = option(
+        None,
         "Before fine-tuning: noise on predicted weights, which breaks the tie between equal "
-        "channels, in units of the spread of the weight's correlations. 1e-5 is the published "
-        "value; 0 adds none.",
+        "channels, in units of the spread of the weight's correlations; 0 adds none.  [default: "
+        "1e-5, the published value, with auto and in finetune, else 0]",
         min=0.0,
         metavar="SIGMA",
     )
@@ -103,7 +106,7 @@ class InitializeOptions:
             raise OptionError(f"unknown device {self.device!r}: choose one of {', '.join(DEVICES)}")
         if self.device != "cpu" and self.engine == "onnxruntime":
             raise OptionError("the onnxruntime engine runs on the CPU: use --engine torch on CUDA")
-        if not 0 <= self.noise < math.inf:
+        if self.noise is not None and not 0 <= self.noise < math.inf:
             raise OptionError(f"the noise must be a number from 0 up, got {self.noise}")
         for given in self.roles:
             name, _, role = given.rpartition("=")
@@ -111,6 +114,13 @@ class InitializeOptions:
                 raise OptionError(f"--role takes NAME=ROLE, got {given!r}")
         if self.seed < 0:
             raise OptionError(f"the seed must not be negative, got {self.seed}")
+
+    @property
+    def noise_level(self) -> float:
+        """`noise`; where it is None, what suits the method: `auto` sets weights to be trained."""
+        if self.noise is not None:
+            return self.noise
+        return NOISE if self.method == "auto" else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -180,8 +180,8 @@ class Initialize(ir.passes.InPlacePass):
             )
             prediction = predict(reading, archive, indices=predicted, seed=options.seed)
             refined = None
-            if options.noise or options.orthogonal:
-                refinement = Refinement(options.noise, options.orthogonal)
+            if options.noise_level or options.orthogonal:
+                refinement = Refinement(options.noise_level, options.orthogonal)
                 refined = RefinedPrediction(prediction, refinement)
             for index in predicted:
                 if refined is not None:

@@ -127,6 +127,21 @@ def test_a_model_like_those_that_were_tested_is_predicted(model, archive):
     assert "rescaled" not in check
 
 
+def test_what_is_predicted_can_be_trained_equal_channels_are_told_apart(archive):
+    by_auto, by_ghn, without = (ir.from_onnx_text(PLAIN) for _ in range(3))
+    assert initialized(by_auto, archive()).decision["method"] == "ghn"
+    initialized(by_ghn, archive(), method="ghn")
+    initialized(without, archive(), noise=0.0)
+    for name, value in by_auto.graph.initializers.items():
+        predicted = by_ghn.graph.initializers[name].const_value.numpy()
+        np.testing.assert_array_equal(
+            without.graph.initializers[name].const_value.numpy(), predicted
+        )
+        difference = np.abs(value.const_value.numpy() - predicted).max()
+        # The classifier and its bias stay as predicted.
+        assert 0 < difference < 1e-3 if name.startswith("w") else difference == 0, name
+
+
 def test_a_badly_scaled_prediction_is_rescaled_layer_by_layer(model, archive):
     plain = ir.from_onnx_text(PLAIN)
     initialized(plain, archive(), method="ghn")

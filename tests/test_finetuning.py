@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import onnx_ghn
-from onnx_ghn import FinetuneOptions, RunOptions
+from onnx_ghn import FinetuneOptions, InitializeOptions, RunOptions
 from onnx_ghn.checkpoint_file import CheckpointError
 from onnx_ghn.data import DataError, load_data
 from onnx_ghn.errors import ModelError, OptionError, OutputError
@@ -201,6 +201,32 @@ def test_missing_values_are_initialised_first(trained, digits, export):
     assert result.initialized == 1 and "3.weight" in result.warnings[0]
     assert model.graph.initializers["3.weight"].const_value.numpy().std() > 0
     assert not [key for key in model.metadata_props if key.startswith("onnx_ghn.")]
+
+
+WIDE = """<ir_version: 8, opset_import: ["" : 17]>
+net (float[n, 3, 8, 8] x, float[128, 3, 3, 3] w, float[10, 128] head, float[10] bias)
+    => (float[n, 10] y)
+{
+    h = Conv <pads = [1, 1, 1, 1]> (x, w) r = Relu (h) pooled = GlobalAveragePool (r)
+    flat = Flatten (pooled) y = Gemm <transB = 1> (flat, head, bias)
+}"""
+
+
+@pytest.mark.parametrize(("noise", "equal"), [(None, False), (0.0, True)])
+def test_predicted_channels_that_are_equal_are_told_apart(noise, equal):
+    """A tile of 64 channels is repeated, so that channel 64 would be trained as channel 0 is."""
+    rng = np.random.default_rng(0)
+    data = [(rng.normal(size=(20, 3, 8, 8)).astype(np.float32), np.arange(20) % 10)]
+    model = ir.from_onnx_text(WIDE)
+    onnx_ghn.finetune(
+        model,
+        data,
+        options=FinetuneOptions(steps=1, learning_rate=1e-9, hold_out=0.0),
+        initialize=InitializeOptions(method="ghn", noise=noise),
+    )
+    weight = model.graph.initializers["w"].const_value.numpy()
+    assert np.ptp(weight, axis=0).min() > 1e-3
+    assert (np.abs(weight[:64] - weight[64:]).max() < 1e-9) == equal
 
 
 def test_resumed_run_is_the_uninterrupted_one(fresh, digits, export, tmp_path):

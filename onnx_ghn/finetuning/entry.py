@@ -27,7 +27,7 @@ from onnx_ghn.finetuning.trainer import Show, Trainer
 from onnx_ghn.finetuning.validation import TorchRunner, Validator, class_scores
 from onnx_ghn.finetuning.weights import Weights
 from onnx_ghn.model_files import Destination, ModelLike, load, name_of, naming
-from onnx_ghn.options import InitializeOptions, RunOptions
+from onnx_ghn.options import NOISE, InitializeOptions, RunOptions
 from onnx_ghn.report import Report, Status
 from onnx_ghn.torch_device import check_device
 
@@ -211,10 +211,11 @@ def _writing(files: RunFiles | None) -> Iterator[None]:
 
 
 def _fill(model: ir.Model, options: InitializeOptions) -> Report:
-    """Initialise the learnable tensors without a value."""
+    """Initialise the learnable tensors without a value; equal channels would stay so."""
     from onnx_ghn.passes.initialize import initialize_model
 
-    return initialize_model(model, options)
+    noise = NOISE if options.noise is None else options.noise
+    return initialize_model(model, dataclasses.replace(options, noise=noise))
 
 
 def _data(

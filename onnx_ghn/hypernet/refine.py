@@ -21,9 +21,6 @@ from onnx_ghn.hypernet.predict import IS_HEAD, Prediction
 from onnx_ghn.random_stream import RandomStream
 from onnx_ghn.read.graph import Op, Part
 
-NOISE = 1e-5
-"""The noise that the authors of GHN-3 add before fine-tuning."""
-
 
 @dataclass(frozen=True)
 class Refinement:
@@ -31,7 +28,6 @@ class Refinement:
 
     Attributes:
         noise: Standard deviation of the noise, in those of the weight's correlations; 0 for none.
-            `NOISE` is the published one.
         orthogonal: Whether weights are replaced by their orthogonal factors.
     """
 

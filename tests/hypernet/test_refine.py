@@ -14,12 +14,12 @@ from onnx_ghn.hypernet.fit import fit_weight
 from onnx_ghn.hypernet.kinds import COLUMNS, KindsHypernetwork
 from onnx_ghn.hypernet.predict import predict
 from onnx_ghn.hypernet.refine import (
-    NOISE,
     RefinedPrediction,
     Refinement,
     correlation_spread,
     orthogonalise,
 )
+from onnx_ghn.options import NOISE
 from onnx_ghn.read.reading import read_model
 from onnx_ghn.train.export import network_config
 
