@@ -24,7 +24,7 @@ import hashlib
 import json
 import multiprocessing
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -262,8 +262,27 @@ def tables(rows: Sequence[Row]) -> str:
                 chosen = [row for row in mine if row["start"] == start]
                 means = (np.mean([row["accuracy"][step] for row in chosen]) for step in steps)
                 lines.append(f"| {start} | " + " | ".join(f"{mean:.3f}" for mean in means) + " |")
-            lines.append("")
+            lines += ["", reached(mine), ""]
     return "\n".join(lines)
+
+
+def reached(rows: Sequence[Row], after: str = "1000") -> str:
+    """By which step predicted starts are where Kaiming ones are at `after`, in one sentence."""
+    found: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        found[row["network"]][row["start"]].append(row)
+    first: Counter[str] = Counter()
+    for starts in found.values():
+        if {"predicted", "kaiming"} <= starts.keys() and after in rows[0]["accuracy"]:
+            goal = np.mean([row["accuracy"][after] for row in starts["kaiming"]])
+            steps = (
+                step
+                for step in rows[0]["accuracy"]
+                if np.mean([row["accuracy"][step] for row in starts["predicted"]]) >= goal
+            )
+            first[next(steps, "never")] += 1
+    parts = [f"{count} by step {step}" for step, count in first.items()]
+    return f"What Kaiming has after {after} steps, predicted has: {', '.join(parts) or 'unknown'}"
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ least 80 % of the generated and half of the library networks. The exit status is
 Where `auto` is classical, its accuracy is that of the start named classical, which only those
 networks need (`finetune_table.py --starts classical`).
 
-These checks hold for the networks of which the table is made. For others, the last line says what
-`auto` does to each network with a table of the other networks alone.
+These checks hold for the networks of which the table is made. For others, the last lines say what
+`auto` does to each network with a table of the other networks alone, and for how many networks of
+the generator's validation list it predicts.
 """
 
 from __future__ import annotations
@@ -32,9 +33,12 @@ from typing import Any
 
 import numpy as np
 from finetune_runs import runs_in
+from networks import build
 
+from onnx_ghn.architectures.splits import held_out
 from onnx_ghn.hypernet.harm import HarmTable, Region
-from onnx_ghn.measures import QUANTITIES, Measures
+from onnx_ghn.measures import QUANTITIES, Measures, measure
+from onnx_ghn.read.reading import read_model
 
 PREDICTED, CLASSICAL = "predicted", "classical"
 POINT = 0.01
@@ -96,6 +100,7 @@ def main() -> None:
     print(text)
     if len(networks) > 1:
         print(left_out(networks, arguments.steps))
+    print(coverage(table))
     sys.exit(0 if passed else 1)
 
 
@@ -238,11 +243,20 @@ def left_out(networks: Sequence[Tested], steps: int) -> str:
     predicted = sum(start == PREDICTED for start in starts.values())
     tested = [n for n in networks if n.has(starts[n.name])]
     harmed = [n.name for n in tested if n.harmed(starts[n.name])]
-    overall = _mean([n.mean(starts[n.name]) for n in tested])
-    return (
-        f"each by a table of the others: predicted {predicted} of {len(networks)}, "
-        f"mean difference {overall:+.4f}, harmed: {', '.join(harmed) or 'none'}"
-    )
+    words = f"each by a table of the others: predicted {predicted} of {len(networks)}"
+    if tested:
+        overall = _mean([n.mean(starts[n.name]) for n in tested])
+        words += f", mean difference {overall:+.4f}, harmed: {', '.join(harmed) or 'none'}"
+    return words
+
+
+def coverage(table: HarmTable) -> str:
+    """How many networks of the generator's val list `auto` predicts with a table, in one line."""
+    entries = held_out("in-distribution", "val")
+    found = [measure(read_model(build(entry))) for entry in entries]
+    inside = [m for m in found if m is not None and not any(table.outside(m))]
+    predicted = sum(not any(region.holds(m) for region in table.worse) for m in inside)
+    return f"of {len(entries)} others of the generator: predicted {predicted}"
 
 
 def _in_any(network: Tested, regions: Sequence[Region]) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 
 import pytest
 
-from onnx_ghn.hypernet.harm import HarmTable
+from onnx_ghn.architectures.splits import held_out
+from onnx_ghn.hypernet.harm import HarmTable, Region
+from onnx_ghn.measures import QUANTITIES, TYPES
 
 
 @pytest.fixture
@@ -38,6 +41,7 @@ def run(tool, monkeypatch, folder):
     monkeypatch.setattr(
         sys, "argv", ["harm_table.py", str(folder / "runs"), "--out", str(folder / "table")]
     )
+    monkeypatch.setattr(tool, "held_out", lambda space, part: held_out(space, part)[:3])
     with pytest.raises(SystemExit) as stop:
         tool.main()
     return stop.value.code, HarmTable.from_json(json.loads((folder / "table").read_text()), "table")
@@ -56,6 +60,21 @@ def test_harmed_networks_are_in_a_region_of_their_own(tool, monkeypatch, tmp_pat
     assert [(region.networks, region.difference) for region in table.worse] == [(1, -0.05)]
     assert table.networks == 9
     assert table.difference == pytest.approx((8 * 0.02 - 0.05) / 9, abs=1e-4)
+
+
+def test_it_says_how_many_others_are_like_those_that_were_tested(
+    tool, monkeypatch, tmp_path, capsys
+):
+    write(tmp_path / "runs", {"good": (["bn", "conv"], 0.02)})
+    _, table = run(tool, monkeypatch, tmp_path)
+    assert capsys.readouterr().out.endswith("of 3 others of the generator: predicted 0\n")
+    wide = dataclasses.replace(
+        table, types=frozenset(TYPES), ranges=dict.fromkeys(QUANTITIES, (1, 10**9))
+    )
+    monkeypatch.setattr(tool, "held_out", lambda space, part: held_out(space, part)[:3])
+    assert tool.coverage(wide) == "of 3 others of the generator: predicted 3"
+    all_of_them = Region(name="all", networks=1, difference=-1.0, ranges={"depth": (1, None)})
+    assert tool.coverage(dataclasses.replace(wide, worse=(all_of_them,))).endswith("predicted 0")
 
 
 def test_mostly_classical_fails(tool, monkeypatch, tmp_path, capsys):
@@ -77,7 +96,7 @@ def test_a_loss_that_other_networks_do_not_foretell_is_told(tool, monkeypatch, t
     write(tmp_path / "runs", good | {"bad": (["conv"], -0.05)})
     run(tool, monkeypatch, tmp_path)
     assert "predicted 5 of 5" in (output := capsys.readouterr().out)
-    assert output.splitlines()[-1].endswith("harmed: bad")
+    assert output.splitlines()[-2].endswith("harmed: bad")
 
 
 def test_classical_runs_are_asked_for_where_auto_takes_them(tool, monkeypatch, tmp_path, capsys):
