@@ -12,7 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from finetune_runs import runs_in
+from finetune_runs import compared, runs_in
 from json_lines import Row
 
 from onnx_ghn.finetuning.picture import Line, chart
@@ -35,19 +35,16 @@ def main() -> None:
     arguments = parser.parse_args()
     groups: dict[tuple[str, bool], list[Row]] = defaultdict(list)
     for row in runs_in(arguments.runs):
-        if row["start"] in arguments.starts:
-            groups[row["data"], row["generated"]].append(row)
+        groups[row["data"], row["generated"]].append(row)
     panels = {}
-    for (data, generated), rows in groups.items():
-        starts: dict[str, set[str]] = defaultdict(set)
-        for row in rows:
-            starts[row["network"]].add(row["start"])
-        whole = {name for name, found in starts.items() if found == set(arguments.starts)}
-        if whole:
+    for (data, generated), found in groups.items():
+        rows = compared(found, arguments.starts)
+        if rows:
             kind = "generated" if generated else "library"
-            title = f"{data}, {len(whole)} {kind} networks: accuracy in %"
+            count = len({row["network"] for row in rows})
+            title = f"{data}, {count} {kind} networks: accuracy in %"
             panels[title] = [
-                line(start, [r for r in rows if r["start"] == start and r["network"] in whole])
+                line(start, [row for row in rows if row["start"] == start])
                 for start in arguments.starts
             ]
     if not panels:

@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from finetune_runs import compared
 from json_lines import Row, append, finished
 from lsuv import initialize_lsuv
 from networks import Network, build, name_of
@@ -244,18 +245,22 @@ def digits() -> dict[str, tuple[Any, Any]]:
 
 
 def tables(rows: Sequence[Row]) -> str:
-    """For each data set the mean accuracy of each start, over generated and library networks."""
+    """For each data set the mean accuracy of each start, over generated and library networks.
+
+    Networks that lack a start are left out; classical starts are for `harm_table.py` alone.
+    """
     lines: list[str] = []
-    starts = list(dict.fromkeys(row["start"] for row in rows))
+    starts = [start for start in STARTS[:-1] if any(row["start"] == start for row in rows)]
     for data in dict.fromkeys(row["data"] for row in rows):
         for generated, title in ((True, "generated"), (False, "library")):
             mine = [row for row in rows if row["data"] == data and row["generated"] == generated]
+            mine = compared(mine, starts)
             if not mine:
                 continue
             steps = list(mine[0]["accuracy"])
             count = len({row["network"] for row in mine})
             lines += [
-                f"| {data}, {count} {title} networks | " + " | ".join(steps) + " |",
+                f"| {data}, {count} {title} network{'s' * (count > 1)} | " + " | ".join(steps) + " |",
                 "| --- |" + " ---: |" * len(steps),
             ]
             for start in starts:
