@@ -259,8 +259,9 @@ def tables(rows: Sequence[Row]) -> str:
                 continue
             steps = list(mine[0]["accuracy"])
             count = len({row["network"] for row in mine})
+            plural = "s" if count > 1 else ""
             lines += [
-                f"| {data}, {count} {title} network{'s' * (count > 1)} | " + " | ".join(steps) + " |",
+                f"| {data}, {count} {title} network{plural} | " + " | ".join(steps) + " |",
                 "| --- |" + " ---: |" * len(steps),
             ]
             for start in starts:
@@ -285,8 +286,9 @@ def reached(rows: Sequence[Row], after: str = "1000") -> str:
                 for step in rows[0]["accuracy"]
                 if np.mean([row["accuracy"][step] for row in starts["predicted"]]) >= goal
             )
-            first[next(steps, "never")] += 1
-    parts = [f"{count} by step {step}" for step, count in first.items()]
+            step = next(steps, None)
+            first["never" if step is None else f"by step {step}"] += 1
+    parts = [f"{count} {when}" for when, count in first.items()]
     return f"What Kaiming has after {after} steps, predicted has: {', '.join(parts) or 'unknown'}"
 
 
