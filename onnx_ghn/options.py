@@ -66,7 +66,7 @@ class InitializeOptions:
         None,
         "Before fine-tuning: noise on predicted weights, which breaks the tie between equal "
         "channels, in units of the spread of the weight's correlations; 0 adds none.  [default: "
-        "1e-5, the published value, with auto and in finetune, else 0]",
+        "1e-5, the published value, where auto chose to predict and in finetune, else 0]",
         min=0.0,
         metavar="SIGMA",
     )
@@ -117,10 +117,13 @@ class InitializeOptions:
 
     @property
     def noise_level(self) -> float:
-        """`noise`; where it is None, what suits the method: `auto` sets weights to be trained."""
+        """`noise`; where it is None, what suits: `auto` sets weights that are to be trained.
+
+        A plan file says itself what is predicted, whatever the method it came from.
+        """
         if self.noise is not None:
             return self.noise
-        return NOISE if self.method == "auto" else 0.0
+        return NOISE if self.method == "auto" and self.plan is None else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
