@@ -9,8 +9,8 @@ animal and vehicle; and scikit-learn's digits at 32 x 32. For each network, data
 learning rate is the best of three after `--rate-steps` steps of seed 0, by images held out of
 the training images; then each seed is trained anew and tested on the test images after `--at`
 steps. Cosine schedule, batches of 32; SGD with momentum for networks with BatchNormalization, AdamW
-for the others: SGD hardly trains a transformer in so few steps, and leaves SqueezeNet, from any
-start and by each of its rates, at chance.
+for the others: SGD hardly trains a transformer in so few steps, and leaves SqueezeNet, from Kaiming
+weights and by each of its rates, at or near chance.
 
 Each run is one line of JSON; a command that was stopped goes on where it was. `--processes N`
 trains N side by side, on one GPU too. `harm_table.py` makes the do-no-harm table of these lines.
@@ -43,7 +43,7 @@ from onnx_ghn.finetuning.entry import finetune
 from onnx_ghn.finetuning.options import FinetuneOptions
 from onnx_ghn.hypernet.archive import read_info
 from onnx_ghn.measures import Measures, measure
-from onnx_ghn.options import InitializeOptions, RunOptions
+from onnx_ghn.options import NOISE, InitializeOptions, RunOptions
 from onnx_ghn.passes.initialize import Initialize
 from onnx_ghn.random_stream import RandomStream
 from onnx_ghn.read.reading import read_model
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--generated", type=int, default=10, help="networks of the test list")
     parser.add_argument("--sets", nargs="+", choices=DATA, default=["cifar10", "digits"])
     parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS[:-1]))
-    parser.add_argument("--noise", type=float, default=1e-5, help="as in init, for predicted")
+    parser.add_argument("--noise", type=float, default=NOISE, help="as in init, for predicted")
     parser.add_argument("--rate-steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--at", type=int, nargs="+", default=[50, 200, 1000, 2000])

@@ -238,8 +238,7 @@ def left_out(networks: Sequence[Tested], steps: int) -> str:
     starts = {}
     for network in networks:
         table = make_table([n for n in networks if n is not network], steps)
-        outside = any(table.outside(network.measures)) or _in_any(network, table.worse)
-        starts[network.name] = CLASSICAL if outside else PREDICTED
+        starts[network.name] = PREDICTED if _predicts(table, network.measures) else CLASSICAL
     predicted = sum(start == PREDICTED for start in starts.values())
     tested = [n for n in networks if n.has(starts[n.name])]
     harmed = [n.name for n in tested if n.harmed(starts[n.name])]
@@ -254,9 +253,15 @@ def coverage(table: HarmTable) -> str:
     """How many networks of the generator's val list `auto` predicts with a table, in one line."""
     entries = held_out("in-distribution", "val")
     found = [measure(read_model(build(entry))) for entry in entries]
-    inside = [m for m in found if m is not None and not any(table.outside(m))]
-    predicted = sum(not any(region.holds(m) for region in table.worse) for m in inside)
+    predicted = sum(m is not None and _predicts(table, m) for m in found)
     return f"of {len(entries)} others of the generator: predicted {predicted}"
+
+
+def _predicts(table: HarmTable, network: Measures) -> bool:
+    """Whether `auto` predicts by a table."""
+    return not any(table.outside(network)) and not any(
+        region.holds(network) for region in table.worse
+    )
 
 
 def _in_any(network: Tested, regions: Sequence[Region]) -> bool:
