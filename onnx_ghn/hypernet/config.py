@@ -47,6 +47,8 @@ class NetworkConfig:
         classes: Outputs of the classifier that the class heads predict.
         window: Which part of the map a smaller kernel takes, "centre" (GHN-3) or "corner".
         final_norm: Whether a LayerNorm follows the encoder.
+        aligned: Whether a channel takes that part of a tile which its place in the stream of
+            channels says (`onnx_ghn.read.channels`), not its number in its layer.
     """
 
     encoder: str
@@ -58,6 +60,7 @@ class NetworkConfig:
     heads: int = 1
     window: str = CENTRE
     final_norm: bool = True
+    aligned: bool = False
 
     def __post_init__(self) -> None:
         sizes = (self.hidden, self.layers, self.heads, self.side, self.classes, *self.channels)

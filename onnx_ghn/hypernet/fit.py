@@ -1,4 +1,4 @@
-"""Tiles to tensors: repeat by index modulo, and scale by fan-in.
+"""Tiles to tensors: repeat by index modulo, or put channels at their places; scale by fan-in.
 
 One definition for numpy (the pass) and torch (training, differentiable): the functions use only
 indexing, multiplication and reshape. Elementwise squashes and the resizing of kernels happened
@@ -8,6 +8,7 @@ in the decoder: they commute with tiling.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,8 @@ def fit_weight(
     *,
     transposed: bool = False,
     dtype: npt.DTypeLike | None = None,
+    rows: Sequence[int] | None = None,
+    columns: Sequence[int] | None = None,
 ) -> Array:
     """Tile and scale a weight.
 
@@ -51,9 +54,11 @@ def fit_weight(
         transposed: Lay a matrix out in memory as its transpose, which many files hold.
         dtype: Type of the result, for numpy; the tile's where None. The scaled tile is rounded to
             it before it is repeated, which gives the same bits as after and is many times faster.
+        rows: Place of each output channel (`onnx_ghn.read.channels`); None: they count from zero.
+        columns: Place of each input channel.
 
     Returns:
-        The array with result[o, i] = tile[o mod o', i mod i'] * scale(shape).
+        The array with result[o, i] = tile[rows[o] mod o', columns[i] mod i'] * scale(shape).
     """
     if len(shape) == 5:
         tile = _repeat(tile[:, :, None], shape[2], axis=2)
@@ -62,13 +67,13 @@ def fit_weight(
         tile = tile.astype(dtype, copy=False)
     if transposed:
         tile = tile.reshape(tile.shape[:2])
-        return _repeat(_repeat(tile.T, shape[0], axis=1), shape[1], axis=0).T
-    return _repeat(_repeat(tile, shape[1], axis=1), shape[0], axis=0).reshape(shape)
+        return _repeat(_repeat(tile.T, shape[0], 1, rows), shape[1], 0, columns).T
+    return _repeat(_repeat(tile, shape[1], 1, columns), shape[0], 0, rows).reshape(shape)
 
 
-def fit_vector(tile: Array, shape: tuple[int, ...]) -> Array:
-    """Tile a scale, shift or bias: tile [m'] -> result[k] = tile[k mod m']."""
-    return _repeat(tile, shape[0], axis=0)
+def fit_vector(tile: Array, shape: tuple[int, ...], rows: Sequence[int] | None = None) -> Array:
+    """Tile a scale, shift or bias: tile [m'] -> result[k] = tile[rows[k] mod m']."""
+    return _repeat(tile, shape[0], 0, rows)
 
 
 def fit_positions(tile: Array, shape: tuple[int, ...], stream: RandomStream) -> Array:
@@ -96,16 +101,19 @@ def drawn_tokens(size: tuple[int, int], stream: RandomStream) -> npt.NDArray[np.
     return TOKEN_STD * stream.normal(size)
 
 
-def _repeat(array: Array, count: int, axis: int) -> Array:
-    """Make an axis `count` long: elements repeat by index modulo, or are cut off."""
-    if isinstance(array, np.ndarray) and axis == 0:
+def _repeat(array: Array, count: int, axis: int, places: Sequence[int] | None = None) -> Array:
+    """Make an axis `count` long: elements repeat by index modulo, or are cut off.
+
+    Where there are places, element k is that of places[k] modulo the axis.
+    """
+    if isinstance(array, np.ndarray) and axis == 0 and places is None:
         # One copy of the whole array at a time runs at the speed of memory.
         repeated = np.empty((count, *array.shape[1:]), array.dtype)
         whole = count - count % len(array)
         repeated[:whole].reshape(-1, *array.shape)[...] = array
         repeated[whole:] = array[: count - whole]
         return repeated
-    index = np.arange(count) % array.shape[axis]
+    index = (np.arange(count) if places is None else np.asarray(places)) % array.shape[axis]
     if isinstance(array, np.ndarray):
         # Plain indexing takes three times as long; mode="clip" spares a buffered copy.
         return np.take(array, index, axis=axis, mode="clip")

@@ -20,7 +20,7 @@ from onnx_ghn.hypernet.features import features
 from onnx_ghn.hypernet.fit import fit_positions, fit_vector, fit_weight
 from onnx_ghn.hypernet.tiles import Decoder, Source, decode_tiles
 from onnx_ghn.random_stream import RandomStream
-from onnx_ghn.read.graph import ATTRIBUTES, GhnGraph, Op, Part
+from onnx_ghn.read.graph import ATTRIBUTES, GhnGraph, Op, Part, Slot
 from onnx_ghn.read.layout import Transpose
 from onnx_ghn.read.parameter import Parameter, Role
 from onnx_ghn.read.reading import MAX_NODES, Reading
@@ -81,19 +81,22 @@ class Prediction:
         Args:
             index: The parameter.
             dtype: Type of the result.
-            period: Make the first rows only, which the others repeat; of a weight.
+            period: Make the first rows only, which the others repeat, if they do; of a weight.
         """
         parameter = self.reading.parameters[index]
         source, tile, shape = self.sources[index], self.tiles[index], parameter.logical_shape
         if source.part is not Part.WEIGHT:
-            return fit_vector(tile.astype(dtype, copy=False), shape)
+            return fit_vector(tile.astype(dtype, copy=False), shape, source.rows)
         if self.is_weight(index):
-            if period:
+            if period and source.rows is None:
                 shape = (min(len(tile), shape[0]), *shape[1:])
             if parameter.role is Role.CONV_TRANSPOSE:
                 tile = _turned(tile, parameter)
             transposed = parameter.layout.steps == (Transpose((1, 0)),)
-            return fit_weight(tile, shape, transposed=transposed, dtype=dtype)
+            rows, columns = source.rows, source.columns
+            return fit_weight(
+                tile, shape, transposed=transposed, dtype=dtype, rows=rows, columns=columns
+            )
         table = fit_positions(tile, shape, stream_of(self.seed, parameter))
         return table.astype(dtype, copy=False)
 
@@ -158,30 +161,31 @@ def sources_of(reading: Reading, network: NetworkConfig) -> list[Source | str]:
     if len(graph) > MAX_NODES:
         reason = f"graph too large: {len(graph)} nodes, at most {MAX_NODES}"
         return [reason] * len(reading.parameters)
-    places: dict[int, tuple[int, Part]] = {}
+    taken: dict[int, tuple[int, Slot]] = {}
     for node, slots in enumerate(graph.slots):
         for slot in slots:
-            places.setdefault(slot.parameter, (node, slot.part))
+            taken.setdefault(slot.parameter, (node, slot))
     # A copy of a tied parameter has no slot of its own: it takes what the first one takes.
-    of_tie = {reading.parameters[index].value_key: place for index, place in places.items()}
+    of_tie = {reading.parameters[index].value_key: place for index, place in taken.items()}
     for index, parameter in enumerate(reading.parameters):
-        if index not in places and parameter.value_key in of_tie:
-            places[index] = of_tie[parameter.value_key]
+        if index not in taken and parameter.value_key in of_tie:
+            taken[index] = of_tie[parameter.value_key]
     found: list[Source | str] = []
     for index, parameter in enumerate(reading.parameters):
-        if index in places:
-            found.append(_source(parameter, graph, *places[index], network))
+        if index in taken:
+            found.append(_source(parameter, graph, *taken[index], network))
         else:
             found.append("no node of the hypernetwork's vocabulary holds it")
     return found
 
 
 def _source(
-    parameter: Parameter, graph: GhnGraph, node: int, part: Part, network: NetworkConfig
+    parameter: Parameter, graph: GhnGraph, node: int, slot: Slot, network: NetworkConfig
 ) -> Source | str:
     """Where a parameter's tile comes from, or why its node can't give it."""
-    shape = parameter.logical_shape
+    shape, part = parameter.logical_shape, slot.part
     c0, c1 = network.channels
+    rows, columns = (slot.rows, slot.columns) if network.aligned else (None, None)
     head = bool(graph.attributes[node, IS_HEAD])
     if 0 in shape or not shape:
         return "a tensor without axes or elements"
@@ -194,7 +198,7 @@ def _source(
             return f"a vector of {len(shape)} axes isn't in the hypernetwork's vocabulary"
         if head and graph.op[node] == Op.BIAS:
             return Source(node, part, Decoder.CLASS_BIAS, ())
-        return Source(node, part, Decoder.VECTOR, (min(shape[0], max(c0, c1)),))
+        return Source(node, part, Decoder.VECTOR, (_reach(rows, shape[0], max(c0, c1)),), rows)
     if graph.op[node] == Op.POS_ENC:
         side, dim = int(graph.shape[node, 2]), shape[-1]
         if not 0 <= math.prod(shape[:-1]) - side * side <= MAX_TOKENS:
@@ -203,9 +207,16 @@ def _source(
     if not 2 <= len(shape) <= 5:
         return f"a weight of {len(shape)} axes isn't in the hypernetwork's vocabulary"
     kh, kw = shape[3:] if len(shape) == 5 else (*shape[2:], 1, 1)[:2]
+    ins = _reach(columns, shape[1], c1)
     if head and kh * kw == 1:
-        return Source(node, part, Decoder.CLASS_WEIGHT, (min(shape[1], c1),))
-    return Source(node, part, Decoder.WEIGHT, (min(shape[0], c0), min(shape[1], c1), kh, kw))
+        return Source(node, part, Decoder.CLASS_WEIGHT, (ins,), None, columns)
+    size = (_reach(rows, shape[0], c0), ins, kh, kw)
+    return Source(node, part, Decoder.WEIGHT, size, rows, columns)
+
+
+def _reach(places: tuple[int, ...] | None, count: int, most: int) -> int:
+    """How much of a tile's axis is needed for `count` channels at their places."""
+    return min(most, count if places is None else max(places) + 1)
 
 
 def _turned(tile: Floats, parameter: Parameter) -> Floats:

@@ -38,12 +38,15 @@ class Source:
         part: Which of the node's outputs.
         decoder: The method.
         size: Its size arguments, no larger than the archive's own maximum.
+        rows, columns: Place of each output and input channel; None: they count from zero.
     """
 
     node: int
     part: Part
     decoder: Decoder
     size: tuple[int, ...]
+    rows: tuple[int, ...] | None = None
+    columns: tuple[int, ...] | None = None
 
 
 Groups = dict[tuple[Decoder, tuple[int, ...]], list[Source]]

@@ -65,6 +65,11 @@ class Constants:
             self._shapes[value] = self._find_shape(value)
         return self._shapes[value]
 
+    def shape_after(self, node: ir.Node) -> Shape | None:
+        """The shape of a node's first output, computed whatever is declared; None if unknown."""
+        rule = _SHAPE_RULES.get(node.op_type)
+        return None if rule is None else rule(self, node)
+
     def integers(self, value: ir.Value | None) -> np.ndarray | None:
         """The value of a small integer tensor that depends on nothing, else None."""
         if value is None:
@@ -98,8 +103,7 @@ class Constants:
         node = value.producer()
         if node is None or not node.inputs:
             return _static_attribute(node)
-        rule = _SHAPE_RULES.get(node.op_type)
-        return None if rule is None else rule(self, node)
+        return self.shape_after(node)
 
     def _find_integers(self, value: ir.Value) -> np.ndarray | None:
         tensor = root_tensor(value)

@@ -28,6 +28,7 @@ def network_config(classes: int) -> NetworkConfig:
         channels=(CHANNELS, CHANNELS),
         side=MAP_SIDE,
         classes=classes,
+        aligned=True,
     )
 
 

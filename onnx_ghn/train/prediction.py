@@ -42,6 +42,7 @@ class _Group:
         shape: Their logical shape.
         kernel: (kh, kw) of the tile that is cut out; (0, 0) for vectors.
         turned: For transposed convolutions, whose kernels are turned, the tile's factor; else 0.
+        places: Of the output and input channels: the first of consecutive ones, or each.
         tokens: Of position tables, the drawn rows [n, tokens, dim] that come first.
     """
 
@@ -50,13 +51,15 @@ class _Group:
     shape: tuple[int, ...]
     kernel: tuple[int, int]
     turned: float
+    places: tuple[int | Tensor, int | Tensor]
     tokens: Tensor | None
     names: tuple[str, ...]
     layouts: tuple[Layout | None, ...]
 
 
-_Key = tuple[int | str, bool, tuple[int, ...], tuple[int, int], float]
-"""Decoder, whether the scale is meant, logical shape, kernel, factor of a turned tile."""
+_Places = tuple[int, ...] | None
+_Key = tuple[int | str, bool, tuple[int, ...], tuple[int, int], float, _Places, _Places]
+"""Decoder, whether the scale is meant, logical shape, kernel, factor of a turned tile, places."""
 
 
 class PredictionPlan:
@@ -96,19 +99,21 @@ class PredictionPlan:
             shape, kernel = _sizes(parameter, source)
             part = source.part is Part.SCALE
             turned = turned_factor(parameter) if parameter.role is Role.CONV_TRANSPOSE else 0.0
-            key = (decoder, part, shape, kernel, turned if kernel != (0, 0) else 0.0)
+            factor = turned if kernel != (0, 0) else 0.0
+            key = (decoder, part, shape, kernel, factor, source.rows, source.columns)
             groups.setdefault(key, []).append((parameter, mine.index(source.node)))
         self.nodes = {decoder: torch.tensor(mine, device=device) for decoder, mine in nodes.items()}
         self._groups: list[tuple[_Group, bool]] = []
-        for (decoder, part, shape, kernel, turned), members in groups.items():
-            rows = [row for _, row in members]
-            every = rows == list(range(len(nodes[decoder])))
+        for (decoder, part, shape, kernel, turned, rows, columns), members in groups.items():
+            chosen = [row for _, row in members]
+            every = chosen == list(range(len(nodes[decoder])))
             group = _Group(
                 decoder,
-                None if every else torch.tensor(rows, device=device),
+                None if every else torch.tensor(chosen, device=device),
                 shape,
                 kernel,
                 turned,
+                (_run(rows, device), _run(columns, device)),
                 _tokens([p for p, _ in members], kernel, device) if decoder == POSITION else None,
                 tuple(parameter.name for parameter, _ in members),
                 tuple(p.layout if p.layout.steps else None for p, _ in members),
@@ -123,7 +128,7 @@ class PredictionPlan:
             states: `network.encode(self.features, self.distance)`.
         """
         x = network.read(states, self.features)
-        outputs = {d: _run(network, d, x[nodes]) for d, nodes in self.nodes.items()}
+        outputs = {d: _decoded(network, d, x[nodes]) for d, nodes in self.nodes.items()}
         weights = dict(self.constants)
         for group, is_scale in self._groups:
             tile = outputs[group.decoder]
@@ -151,7 +156,14 @@ def _decoder(source: Source, kinds: list[int]) -> int | str:
             return "class_bias"
 
 
-def _run(network: KindsHypernetwork, decoder: int | str, x: Tensor) -> Tensor:
+def _run(places: _Places, device: str | torch.device) -> int | Tensor:
+    """Consecutive places by their first one."""
+    if places is None or places == tuple(range(places[0], places[0] + len(places))):
+        return 0 if places is None else places[0]
+    return torch.tensor(places, device=device)
+
+
+def _decoded(network: KindsHypernetwork, decoder: int | str, x: Tensor) -> Tensor:
     if isinstance(decoder, int):
         return network.decoders[decoder](x)
     if decoder == "vector":
@@ -169,30 +181,43 @@ def _sizes(parameter: Parameter, source: Source) -> tuple[tuple[int, ...], tuple
 
 
 def _fit(tile: Tensor, group: _Group) -> Tensor:
-    """Tiles [n, ...] -> parameters [n, *shape], as `onnx_ghn.hypernet.fit` defines them.
-
-    Repeats whole tiles and cuts, because the gradient of an indexed gather is slow.
-    """
+    """Tiles [n, ...] -> parameters [n, *shape], as `onnx_ghn.hypernet.fit` defines them."""
     n, shape = tile.shape[0], group.shape
     if group.kernel == (0, 0):
-        return tile.repeat(1, -(-shape[0] // tile.shape[1]))[:, : shape[0]]
+        return _along(tile, 1, shape[0], group.places[0] % tile.shape[1])
     if group.decoder == POSITION:
         dim, places = shape[-1], math.prod(group.kernel)
         grid = window(tile, 1, dim, *group.kernel).reshape(n, -1, places).transpose(1, 2)
         grid = grid.repeat(1, 1, -(-dim // grid.shape[2]))[:, :, :dim]
         assert group.tokens is not None
         return torch.cat([group.tokens, grid], dim=1).reshape(n, *shape)
-    o, i = shape[0], shape[1]
+    rows, columns = group.places[0] % tile.shape[1], group.places[1] % tile.shape[2]
+    o, i = _reach(rows, shape[0], tile.shape[1]), _reach(columns, shape[1], tile.shape[2])
     tile = window(tile, o, i, *group.kernel) * scale(shape)
+    tile = _along(_along(tile, 1, shape[0], rows), 2, shape[1], columns)
     if group.turned:
         tile = tile.flip(3, 4) * group.turned
     if len(shape) == 5:
         # Equal at each step of a third kernel axis, as a kernel of (steps * kh, kw).
         tile = tile.repeat(1, 1, 1, shape[2], 1)
-    up, along = -(-o // tile.shape[1]), -(-i // tile.shape[2])
-    if up * along > 1:
-        tile = tile.repeat(1, up, along, 1, 1)[:, :o, :i]
     return tile.reshape(n, *shape)
+
+
+def _reach(places: int | Tensor, count: int, size: int) -> int:
+    """How much of a tile's axis is needed for `count` channels at their places."""
+    return size if isinstance(places, Tensor) else min(size, places + count)
+
+
+def _along(tile: Tensor, axis: int, count: int, places: int | Tensor) -> Tensor:
+    """Make an axis of tiles `count` long, its elements those at their places; they repeat.
+
+    Repeats whole tiles and cuts where it can: the gradient of an indexed gather is slow.
+    """
+    if isinstance(places, Tensor):
+        return tile.index_select(axis, places)
+    if places + count > tile.shape[axis]:
+        tile = torch.cat([tile] * -(-(places + count) // tile.shape[axis]), axis)
+    return tile.narrow(axis, places, count)
 
 
 def _tokens(

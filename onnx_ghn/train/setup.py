@@ -175,7 +175,8 @@ def new_run(
         normalisation = images.split(VALIDATION_SHARE)[0].statistics()
     else:
         network, before, checkpoint = _start(start)
-        if before.network != network_config(classes):
+        # What was trained on channels by number goes on with channels by place.
+        if replace(before.network, aligned=True) != network_config(classes):
             raise OptionError(
                 f"{start}: training goes on only from what this trainer made for {classes} classes"
             )

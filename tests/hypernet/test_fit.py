@@ -37,6 +37,27 @@ def test_every_element_is_the_tiles_by_modulo(out, ins, tile, kernel):
             np.testing.assert_allclose(fitted[o, i], expected, rtol=1e-6)
 
 
+@settings(deadline=None)
+@given(
+    data=st.data(),
+    tile=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    transposed=st.booleans(),
+)
+def test_channels_take_the_part_of_the_tile_that_their_places_say(data, tile, transposed):
+    line = st.lists(st.integers(0, 200), min_size=1, max_size=9)
+    rows, columns = data.draw(line), data.draw(line)
+    values = random(*tile, 1, 1)
+    shape = (len(rows), len(columns))
+    fitted = fit_weight(values, shape, transposed=transposed, rows=rows, columns=columns)
+    as_torch = fit_weight(torch.tensor(values), shape, rows=rows, columns=columns)
+    np.testing.assert_array_equal(fitted, as_torch.numpy())
+    for o, row in enumerate(rows):
+        for i, column in enumerate(columns):
+            assert fitted[o, i] == values[row % tile[0], column % tile[1], 0, 0] * np.float32(
+                scale(shape)
+            )
+
+
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
 @pytest.mark.parametrize(("shape", "transposed"), [((10, 7, 3, 3), False), ((7, 5), True)])
 def test_rounding_the_tile_gives_the_bits_of_rounding_the_tensor(dtype, shape, transposed):
@@ -90,6 +111,7 @@ def test_a_transposed_matrix_has_the_same_values_in_the_other_memory_order(shape
 def test_a_vector_repeats():
     np.testing.assert_array_equal(fit_vector(np.arange(3.0), (7,)), [0, 1, 2, 0, 1, 2, 0])
     assert fit_vector(torch.arange(3.0), (7,)).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert fit_vector(np.arange(3.0), (4,), rows=(2, 3, 4, 1)).tolist() == [2, 0, 1, 1]
 
 
 @pytest.mark.parametrize(("rows", "tokens"), [(4, 0), (5, 1), (6, 2)])

@@ -148,6 +148,40 @@ def test_a_tied_copy_takes_the_value_of_the_first(reading, untrained):
     np.testing.assert_array_equal(prediction.tensor(8), prediction.tensor(3))
 
 
+def test_only_an_aligned_archive_puts_channels_at_their_places(reading, untrained):
+    linear = (Slot(3, Part.WEIGHT, rows=tuple(range(20, 60)), columns=(7,) * 50),)
+    vectors = (
+        Slot(1, Part.SCALE, rows=(9, 8, 7, 6, 5, 4)),
+        Slot(2, Part.SHIFT, rows=(9, 8, 7, 6, 5, 4)),
+    )
+    head = (Slot(5, Part.WEIGHT, rows=tuple(range(1, 11)), columns=tuple(range(5, 55))),)
+    slots = [*reading.graph.slots[:2], vectors, linear, reading.graph.slots[4], head, ()]
+    placed = with_graph(reading, slots=slots)
+    plain, ignored = predict(reading, untrained), predict(placed, untrained)
+    for index in ignored.indices:
+        np.testing.assert_array_equal(ignored.tensor(index), plain.tensor(index))
+    config = untrained.info.config
+    config = dataclasses.replace(config, network=dataclasses.replace(config.network, aligned=True))
+    info = dataclasses.replace(untrained.info, config=config)
+    aligned = dataclasses.replace(untrained, info=info)
+    prediction = predict(placed, aligned)
+    engine, c0, c1 = untrained.engine, *config.network.channels
+    rows = module.features(reading.graph, config.network)
+
+    def of(node):
+        return plain.states[[node]], rows[[node]]
+
+    whole = engine.decode_weight(*of(3), c0, c1, 1, 1)[0, :, :, 0, 0] * np.float32(np.sqrt(2 / 50))
+    expected = whole[np.arange(20, 60) % c0][:, [7 % c1] * 50]
+    np.testing.assert_allclose(prediction.tensor(3), expected, rtol=1e-5, atol=1e-7)
+    vector = engine.decode_vector(*of(2), 10)[0]
+    np.testing.assert_allclose(prediction.tensor(1), vector[0, 9:3:-1], rtol=1e-5)
+    np.testing.assert_allclose(prediction.tensor(2), vector[1, 9:3:-1], rtol=1e-5)
+    classes = engine.decode_class_weight(*of(5), c1)[0] * np.float32(np.sqrt(2 / 50))
+    expected = classes[:, np.arange(5, 55) % c1]
+    np.testing.assert_allclose(prediction.tensor(5), expected, rtol=1e-5, atol=1e-7)
+
+
 def test_a_tensor_outside_the_vocabulary_has_a_reason(reading, untrained):
     reasons = reasons_against(reading, untrained.info)
     assert reasons[:7] == [None] * 7

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from onnx_ghn.checkpoint_file import CheckpointError
 from onnx_ghn.errors import OptionError
 from onnx_ghn.hypernet.archive import load_network, read_info
 from onnx_ghn.train.checkpoint import load_checkpoint
+from onnx_ghn.train.export import export_archive
 from onnx_ghn.train.loop import train
 from onnx_ghn.train.options import Budget, RunPaths
 from onnx_ghn.train.setup import new_run, resumed_run
@@ -108,6 +110,17 @@ def test_an_archive_starts_with_an_empty_optimiser_and_its_weights(data, options
     third = new_run(data, tmp_path / "third", Budget(steps=2), options, start=tmp_path / "first")
     assert float(third.state.steps[0]) == 2
     torch.testing.assert_close(third.state.second[1], first.state.second[1])
+
+
+def test_an_archive_without_aligned_channels_goes_on_with_them(data, options, tmp_path):
+    first = new_run(data, tmp_path / "first", Budget(steps=2), options)
+    assert first.run.config.network.aligned
+    old = replace(first.run.config, network=replace(first.run.config.network, aligned=False))
+    start = tmp_path / "old.pt"
+    export_archive(start, old, first.network, {})
+    assert not read_info(start).config.network.aligned
+    second = new_run(data, tmp_path / "second", Budget(steps=2), options, start=start)
+    assert second.run.config.network.aligned
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(data, options, tmp_path):

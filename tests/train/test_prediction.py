@@ -11,6 +11,10 @@ from onnx_ghn.read.reading import read_model
 from onnx_ghn.train.export import archive_config, export_archive, network_config
 from onnx_ghn.train.prediction import PredictionPlan
 
+NETWORKS = [("full", k) for k in range(10)]
+NETWORKS += [("dense", 7001), ("dense", 7003), ("broad", 3), ("broad", 8), ("wide", 1)]
+"""Concatenations whose places go past a tile's end; a shuffle and a fire module in "broad"."""
+
 
 @pytest.fixture(scope="module")
 def network():
@@ -26,7 +30,7 @@ def archive(network, tmp_path_factory):
     return load_archive(path)
 
 
-@pytest.mark.parametrize(("space", "seed"), [("full", k) for k in range(10)] + [("wide", 1)])
+@pytest.mark.parametrize(("space", "seed"), NETWORKS)
 def test_training_predicts_what_the_exported_archive_predicts(network, archive, space, seed):
     compare(network, archive, sample(space, seed))
 
