@@ -202,7 +202,7 @@ class KindsHypernetwork(nn.Module):
 
     def decode_class_weight(self, states: Tensor, features: Tensor, i: int) -> Tensor:
         """States [n, H] -> [n, classes, min(i, 64)]."""
-        return self.class_weight(self.read(states, features)).flatten(2)[:, :, :i]
+        return self.centred(self.class_weight(self.read(states, features)).flatten(2)[:, :, :i])
 
     def decode_vector(self, states: Tensor, features: Tensor, m: int) -> Tensor:
         """States [n, H] -> [n, 2, min(m, 64)]: scale and shift."""
@@ -210,7 +210,15 @@ class KindsHypernetwork(nn.Module):
 
     def decode_class_bias(self, states: Tensor, features: Tensor) -> Tensor:
         """States [n, H] -> [n, classes]."""
-        return self.shift(self.class_bias(self.read(states, features)))
+        return self.centred(self.shift(self.class_bias(self.read(states, features))))
+
+    def centred(self, rows: Tensor) -> Tensor:
+        """A classifier [n, classes, ...] less its mean over the classes.
+
+        What all classes have in common changes no probability, so that nothing keeps it from
+        drifting; behind a classifier that ends in a ReLU it would leave no class above zero.
+        """
+        return rows - rows.mean(1, keepdim=True)
 
     def squashed(self, rows: Tensor) -> Tensor:
         """Scales near 1 and shifts near 0: [n, 2, m] -> [n, 2, m]."""

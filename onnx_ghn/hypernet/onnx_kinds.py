@@ -141,7 +141,9 @@ def _classifier(classes: int) -> str:
         + linear("values", "mixture", "class_weight_templates")
         + f"""
   shape = Constant <value_ints = [-1, {classes}, {CHANNELS}]> ()
-  weight = Reshape (values, shape)
+  classes = Reshape (values, shape)
+  mean = ReduceMean (classes, axis1)
+  weight = Sub (classes, mean)
 }}"""
     )
 
@@ -158,7 +160,9 @@ def _vector() -> str:
         + squashed("values", CHANNELS)
         + """
   class_fifth = Mul (class_row, fifth)
-  class_bias = Tanh (class_fifth)
+  class_shift = Tanh (class_fifth)
+  class_mean = ReduceMean (class_shift, axis1)
+  class_bias = Sub (class_shift, class_mean)
 }"""
     )
 

@@ -169,8 +169,8 @@ def _decoded(network: KindsHypernetwork, decoder: int | str, x: Tensor) -> Tenso
     if decoder == "vector":
         return network.squashed(network.vector(x).flatten(2))
     if decoder == "class_weight":
-        return network.class_weight(x)
-    return network.shift(network.class_bias(x))
+        return network.centred(network.class_weight(x))
+    return network.centred(network.shift(network.class_bias(x)))
 
 
 def _sizes(parameter: Parameter, source: Source) -> tuple[tuple[int, ...], tuple[int, int]]:

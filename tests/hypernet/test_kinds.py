@@ -115,6 +115,18 @@ def test_starts_as_a_good_random_initialisation(network, graph):
     assert shifts.abs().max() < 0.5
 
 
+def test_no_class_is_ahead_of_all_others_at_every_input(network, graph):
+    """Else a classifier that ends in a ReLU could give zeros only."""
+    features, distance = graph
+    states = network.encode(features, distance)
+    weight = network.decode_class_weight(states, features, 48)
+    torch.testing.assert_close(weight.mean(1), torch.zeros_like(weight[:, 0]), atol=1e-6, rtol=0)
+    bias = network.decode_class_bias(states, features)
+    torch.testing.assert_close(bias.mean(1), torch.zeros(len(bias)), atol=1e-6, rtol=0)
+    assert weight.std() > 0
+    assert bias.std() > 0
+
+
 def test_nodes_at_different_depths_get_different_weights(network):
     table = torch.tensor(
         [node(in_per_group=32, out=32, height=3, width=3, depth=d, rest=9 - d) for d in (2, 6)]
