@@ -15,6 +15,9 @@ Shape = tuple[int, ...]
 MAX_ELEMENTS = 4096
 """Integer tensors above this size are never a shape, an axis list or a permutation."""
 
+MAX_DEPTH = 100
+"""Integers that are computed in more steps, one from the other, are not followed."""
+
 
 def root_tensor(value: ir.Value) -> ir.TensorProtocol | None:
     """The stored tensor of an initializer or of a Constant node's output, else None."""
@@ -56,6 +59,7 @@ class Constants:
         self._resolve = resolve
         self._shapes: dict[ir.Value, Shape | None] = {}
         self._integers: dict[ir.Value, np.ndarray | None] = {}
+        self._depth = 0
 
     def shape(self, value: ir.Value) -> Shape | None:
         """The static shape: declared, stored, or computed from the node that makes the value."""
@@ -77,7 +81,10 @@ class Constants:
         value = self._resolve(value)
         if value not in self._integers:
             self._integers[value] = None
-            self._integers[value] = self._find_integers(value)
+            self._depth += 1
+            if self._depth <= MAX_DEPTH:
+                self._integers[value] = self._find_integers(value)
+            self._depth -= 1
         return self._integers[value]
 
     def axes(self, node: ir.Node, index: int = 1, name: str = "axes") -> tuple[int, ...] | None:

@@ -75,3 +75,15 @@ def test_absent_external_bytes_are_no_value(tmp_path):
     assert not has_value(value)
     (tmp_path / "absent.bin").write_bytes(bytes(16))
     assert has_value(value)
+
+
+def test_a_long_chain_of_integers_is_not_followed(parse):
+    chain = "\n".join(f"i{k + 1} = Add (i{k}, i{k})" for k in range(2000))
+    model = parse(
+        f"""g (float[2, 3] x) => (float y) {{ i0 = Shape (x) {chain}
+        y = Reshape (x, i2000) }}"""
+    )
+    nodes = {node.outputs[0].name: node for node in model.graph}
+    constants = Constants(lambda value: value)
+    assert constants.integers(nodes["i2000"].outputs[0]) is None
+    assert constants.integers(nodes["i1"].outputs[0]).tolist() == [4, 6]
