@@ -20,7 +20,8 @@ from onnx_ghn.hypernet.features import features
 from onnx_ghn.hypernet.fit import fit_positions, fit_vector, fit_weight
 from onnx_ghn.hypernet.tiles import Decoder, Source, decode_tiles
 from onnx_ghn.random_stream import RandomStream
-from onnx_ghn.read.graph import ATTRIBUTES, GhnGraph, Op, Part, Slot
+from onnx_ghn.read.channels import Places
+from onnx_ghn.read.graph import ATTRIBUTES, Op, Part, Slot
 from onnx_ghn.read.layout import Transpose
 from onnx_ghn.read.parameter import Parameter, Role
 from onnx_ghn.read.reading import MAX_NODES, Reading
@@ -161,31 +162,34 @@ def sources_of(reading: Reading, network: NetworkConfig) -> list[Source | str]:
     if len(graph) > MAX_NODES:
         reason = f"graph too large: {len(graph)} nodes, at most {MAX_NODES}"
         return [reason] * len(reading.parameters)
-    taken: dict[int, tuple[int, Slot]] = {}
+    places: dict[int, tuple[int, Slot]] = {}
     for node, slots in enumerate(graph.slots):
         for slot in slots:
-            taken.setdefault(slot.parameter, (node, slot))
+            places.setdefault(slot.parameter, (node, slot))
     # A copy of a tied parameter has no slot of its own: it takes what the first one takes.
-    of_tie = {reading.parameters[index].value_key: place for index, place in taken.items()}
+    of_tie = {reading.parameters[index].value_key: place for index, place in places.items()}
     for index, parameter in enumerate(reading.parameters):
-        if index not in taken and parameter.value_key in of_tie:
-            taken[index] = of_tie[parameter.value_key]
+        if index not in places and parameter.value_key in of_tie:
+            places[index] = of_tie[parameter.value_key]
     found: list[Source | str] = []
     for index, parameter in enumerate(reading.parameters):
-        if index in taken:
-            found.append(_source(parameter, graph, *taken[index], network))
+        if index in places:
+            found.append(_source(parameter, reading, *places[index], network))
         else:
             found.append("no node of the hypernetwork's vocabulary holds it")
     return found
 
 
 def _source(
-    parameter: Parameter, graph: GhnGraph, node: int, slot: Slot, network: NetworkConfig
+    parameter: Parameter, reading: Reading, node: int, slot: Slot, network: NetworkConfig
 ) -> Source | str:
     """Where a parameter's tile comes from, or why its node can't give it."""
-    shape, part = parameter.logical_shape, slot.part
+    graph, shape, part = reading.graph, parameter.logical_shape, slot.part
+    assert graph is not None
     c0, c1 = network.channels
-    rows, columns = (slot.rows, slot.columns) if network.aligned else (None, None)
+    rows = columns = None
+    if network.aligned:
+        rows, columns = reading.channels.of(reading.parameters[slot.parameter])
     head = bool(graph.attributes[node, IS_HEAD])
     if 0 in shape or not shape:
         return "a tensor without axes or elements"
@@ -214,7 +218,7 @@ def _source(
     return Source(node, part, Decoder.WEIGHT, size, rows, columns)
 
 
-def _reach(places: tuple[int, ...] | None, count: int, most: int) -> int:
+def _reach(places: Places | None, count: int, most: int) -> int:
     """How much of a tile's axis is needed for `count` channels at their places."""
     return min(most, count if places is None else max(places) + 1)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from onnx_ghn.hypernet.config import NetworkConfig
 from onnx_ghn.hypernet.engines import Engine, Floats, Ints
+from onnx_ghn.read.channels import Places
 from onnx_ghn.read.graph import Part
 
 GROUP_BYTES = 64 << 20
@@ -45,8 +46,8 @@ class Source:
     part: Part
     decoder: Decoder
     size: tuple[int, ...]
-    rows: tuple[int, ...] | None = None
-    columns: tuple[int, ...] | None = None
+    rows: Places | None = None
+    columns: Places | None = None
 
 
 Groups = dict[tuple[Decoder, tuple[int, ...]], list[Source]]

@@ -16,7 +16,6 @@ import onnx_ir as ir
 
 from onnx_ghn.read.assembly import INPUT, Node
 from onnx_ghn.read.bodies import bodies
-from onnx_ghn.read.channels import Channels
 from onnx_ghn.read.context import NORMS, behind
 from onnx_ghn.read.dataflow import DataFlow
 from onnx_ghn.read.graph import Op, Part, Slot
@@ -62,7 +61,6 @@ class _Walk:
         self.flow = flow
         self.parameters = parameters
         self.sides = Sides(flow)
-        self.channels = Channels(flow)
         side = self.sides.of_input()
         self.nodes = [Node(Op.INPUT, [], None, attributes={"output_side": side})]
         self.sources: dict[ir.Value, Sources] = {}
@@ -293,8 +291,7 @@ class _Walk:
     def _slot(self, added: int, node: ir.Node, index: int, part: Part) -> None:
         """Predict a parameter from a node: where it is used first, if it is used more than once."""
         if self.parameters[index].sites[0].node is node:
-            places = self.channels.of(self.parameters[index])
-            self.nodes[added].slots.append(Slot(index, part, *places))
+            self.nodes[added].slots.append(Slot(index, part))
 
     def _add(self, op: Op, sources: Iterable[int], node: ir.Node, **attributes: int) -> int:
         attributes.setdefault("output_side", self.sides.of(node.outputs[0]))

@@ -10,6 +10,7 @@ none; whatever moves channels later takes their places along.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping
 
@@ -72,18 +73,17 @@ class Channels:
         self._flow = flow
         self._maps: dict[ir.Value, Map] = {}
         self._sizes = _Sizes(flow, self._maps)
-        self._counts: list[Map] = []
-        self._numbered = 0
+        places: list[int] = []
         self._wanted: dict[ir.Value, Map] = {}
         nodes = [node for node in flow.nodes if any(map(flow.is_signal, node.outputs))]
         for node in nodes:
             try:
-                found = self._moved(node)
+                found = self._moved(node, places)
             except (ValueError, IndexError):
-                continue  # axes or sizes that only a damaged file has
+                continue  # not constant, or axes and sizes that only a damaged file has
             if found is not None and 0 < found.size <= MAX_ELEMENTS:
                 self._maps[node.outputs[0]] = found
-        self._place = np.concatenate([np.zeros(0, np.int64), *self._counts])
+        self._place = np.array(places, np.int64)
         if any(node.op_type == "Concat" for node in nodes):
             for node in reversed(nodes):
                 try:
@@ -132,11 +132,11 @@ class Channels:
 
     # -- forward: where channels come from ------------------------------------------------
 
-    def _moved(self, node: ir.Node) -> Map | None:
-        """Channels of a node's first output, from those of its inputs."""
+    def _moved(self, node: ir.Node, places: list[int]) -> Map | None:
+        """Channels of a node's first output; new ones are added to `places`."""
         op, first = node.op_type, self._map(node.inputs[0] if node.inputs else None)
         if op in _CONVOLUTIONS or op in _PRODUCTS:
-            return self._written(node, first)
+            return self._written(node, first, places)
         if op in _ELEMENTWISE:
             maps = [found for found in map(self._map, node.inputs) if found is not None]
             return max(maps, key=lambda found: (found.ndim, found.size), default=None)
@@ -161,7 +161,7 @@ class Channels:
             return self._gathered(node, first)
         return None
 
-    def _written(self, node: ir.Node, first: Map | None) -> Map | None:
+    def _written(self, node: ir.Node, first: Map | None, places: list[int]) -> Map | None:
         """New channels that a layer writes; those that it reads, where it is depthwise."""
         weight = self._flow.shape(node.inputs[1]) if len(node.inputs) > 1 else None
         if weight is None or len(weight) < 2 or self._flow.is_signal(node.inputs[1]):
@@ -178,10 +178,8 @@ class Channels:
             axis = rank - 1
         if not 0 <= axis < rank or size > MAX_ELEMENTS:
             return None
-        counted = _counted(size, rank, axis)
-        self._counts.append(counted.ravel())
-        self._numbered += size
-        return counted + (self._numbered - size)
+        places += range(size)
+        return _counted(size, rank, axis) + (len(places) - size)
 
     def _rank(self, node: ir.Node) -> int:
         """Axes of what a product multiplies and gives, as declared; 0 where they aren't."""
@@ -229,14 +227,8 @@ class Channels:
         if any(size not in (1, whole) for size, whole in zip(channels.shape, old, strict=True)):
             return None
         # Axes in front of and behind what is reshaped stay.
-        stay = [
-            size == 1 and this == that
-            for size, this, that in zip(channels.shape, old, new, strict=False)
-        ]
-        front = (*stay, False).index(False)
-        backwards = zip(reversed(channels.shape), reversed(old), reversed(new), strict=False)
-        stay = [size == 1 and this == that for size, this, that in backwards]
-        back = (*stay[: min(len(old), len(new)) - front], False).index(False)
+        front = _staying(channels.shape, old, new)
+        back = _staying(channels.shape[front:][::-1], old[front:][::-1], new[front:][::-1])
         inner, changed = old[front : len(old) - back], new[front : len(new) - back]
         if math.prod(inner) != math.prod(changed) or math.prod(inner) > MAX_ELEMENTS:
             return None
@@ -249,24 +241,16 @@ class Channels:
             return tuple(size if isinstance(size, int) else 1 for size in value.shape)
         return self._flow.shape(value)
 
-    def _sliced(self, node: ir.Node, channels: Map) -> Map | None:
-        names = ("starts", "ends", "axes", "steps")
-        found = [self._integers(node, k + 1, name) for k, name in enumerate(names)]
-        starts, ends, axes, steps = found
-        if starts is None or ends is None:
-            return None
-        axes = list(range(len(starts))) if axes is None else axes
-        steps = [1] * len(starts) if steps is None else steps
-        for start, end, axis, step in zip(starts, ends, axes, steps, strict=False):
+    def _sliced(self, node: ir.Node, channels: Map) -> Map:
+        for axis, part in self._sizes.slices(node):
             if channels.shape[axis] > 1:
-                chosen = range(channels.shape[axis])[start:end:step]
-                channels = channels.take(np.array(chosen, np.int64), axis)
+                channels = channels.take(np.arange(channels.shape[axis])[part], axis)
         return channels
 
-    def _split(self, node: ir.Node, channels: Map) -> Map | None:
+    def _split(self, node: ir.Node, channels: Map) -> Map:
         """Channels of the first output; those of the others are set here."""
         axis, count = _axis(node, channels.ndim), len(node.outputs)
-        sizes = self._integers(node, 1, "split")
+        sizes = self._sizes.given(node, 1, "split")
         if channels.shape[axis] == 1:
             parts = [channels] * count
         else:
@@ -286,16 +270,6 @@ class Channels:
             index = np.zeros_like(index)
         return _compact(channels.take(index, axis))
 
-    def _integers(self, node: ir.Node, index: int, name: str) -> list[int] | None:
-        """What old opsets give as an attribute and new ones as an input."""
-        attribute = node.attributes.get(name)
-        if attribute is not None:
-            return [int(number) for number in attribute.as_ints()]
-        if len(node.inputs) <= index:
-            return None
-        found = self._sizes.integers(node.inputs[index])
-        return None if found is None else [int(number) for number in found.reshape(-1)]
-
     # -- backward: where channels are to be put together ----------------------------------
 
     def _hand_back(self, node: ir.Node) -> None:
@@ -306,10 +280,12 @@ class Channels:
         elif wanted is None:
             return
         elif op in _CONVOLUTIONS or op in _PRODUCTS:
-            written, read = self._map(node.outputs[0]), self._map(node.inputs[0])
-            if written is read:  # depthwise
+            written = self._map(node.outputs[0])
+            if written is None:
+                return
+            if written is self._map(node.inputs[0]):  # depthwise
                 self._want(node.inputs[:1], wanted)
-            elif written is not None and written.shape == wanted.shape:
+            elif written.shape == wanted.shape:
                 self._place[written] = wanted
         elif op in _PASSING:
             self._want(node.inputs[:1], wanted)
@@ -353,6 +329,12 @@ class Channels:
 def _axis(node: ir.Node, rank: int) -> int:
     axis = node.attributes.get_int("axis", 0)
     return axis + rank if axis < 0 else axis
+
+
+def _staying(held: Shape, old: Shape, new: Shape) -> int:
+    """First axes that a Reshape leaves as they are, and that hold no channels."""
+    pairs = zip(held, old, new, strict=False)
+    return len([*itertools.takewhile(lambda sizes: sizes[0] == 1 and sizes[1] == sizes[2], pairs)])
 
 
 def _axes_behind(channels: Map) -> int:

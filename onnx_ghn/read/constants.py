@@ -48,6 +48,10 @@ def has_value(value: ir.Value) -> bool:
     return holds_bytes(root_tensor(value))
 
 
+class Unknown(ValueError):
+    """Integers are not constants of the model."""
+
+
 class Constants:
     """Shapes and integer values of values, remembered.
 
@@ -72,7 +76,10 @@ class Constants:
     def shape_after(self, node: ir.Node) -> Shape | None:
         """The shape of a node's first output, computed whatever is declared; None if unknown."""
         rule = _SHAPE_RULES.get(node.op_type)
-        return None if rule is None else rule(self, node)
+        try:
+            return None if rule is None else rule(self, node)
+        except Unknown:
+            return None
 
     def integers(self, value: ir.Value | None) -> np.ndarray | None:
         """The value of a small integer tensor that depends on nothing, else None."""
@@ -87,18 +94,50 @@ class Constants:
             self._depth -= 1
         return self._integers[value]
 
-    def axes(self, node: ir.Node, index: int = 1, name: str = "axes") -> tuple[int, ...] | None:
-        """Axes of a node, given as attribute (old opsets) or as input `index` (new ones)."""
+    def given(self, node: ir.Node, index: int, name: str) -> tuple[int, ...] | None:
+        """Integers that old opsets hold as an attribute and new ones as input `index`.
+
+        Returns:
+            None where there are none.
+
+        Raises:
+            Unknown: They are computed from what isn't known.
+        """
         attribute = node.attributes.get(name)
         if attribute is not None:
             if attribute.type == ir.AttributeType.INT:
                 return (attribute.as_int(),)
             return tuple(attribute.as_ints())
-        if len(node.inputs) > index:
-            found = self.integers(node.inputs[index])
-            if found is not None:
-                return tuple(int(axis) for axis in found.reshape(-1))
-        return None
+        if len(node.inputs) <= index or node.inputs[index] is None:
+            return None
+        found = self.integers(node.inputs[index])
+        if found is None:
+            raise Unknown(f"input {index} of {node.name} is not constant")
+        return tuple(int(number) for number in found.reshape(-1))
+
+    def axes(self, node: ir.Node) -> tuple[int, ...] | None:
+        """The axes of a node; None where it has none, or they aren't known."""
+        try:
+            return self.given(node, 1, "axes")
+        except Unknown:
+            return None
+
+    def slices(self, node: ir.Node) -> list[tuple[int, slice]]:
+        """What a Slice takes of which axes.
+
+        Raises:
+            Unknown: It isn't constant.
+        """
+        names = ("starts", "ends", "axes", "steps")
+        starts, ends, axes, steps = (self.given(node, k + 1, name) for k, name in enumerate(names))
+        if starts is None or ends is None:
+            raise Unknown(f"{node.name} has no bounds")
+        return [
+            (axis, slice(start, end, step))
+            for start, end, axis, step in zip(
+                starts, ends, axes or range(len(starts)), steps or [1] * len(starts), strict=False
+            )
+        ]
 
     def _find_shape(self, value: ir.Value) -> Shape | None:
         declared = _static(value.shape)
@@ -250,24 +289,9 @@ def _slice_shape(known: Constants, node: ir.Node) -> Shape | None:
     shape = _same_shape(known, node)
     if shape is None:
         return None
-    names = ("starts", "ends", "axes", "steps")
-    found = [
-        np.asarray(node.attributes[name].as_ints())
-        if name in node.attributes
-        else known.integers(node.inputs[k + 1] if len(node.inputs) > k + 1 else None)
-        for k, name in enumerate(names)
-    ]
-    if found[0] is None or found[1] is None:
-        return None
-    starts, ends = found[0].reshape(-1), found[1].reshape(-1)
-    if len(node.inputs) > 3 and node.inputs[3] is not None and found[2] is None:
-        return None
-    axes = range(len(starts)) if found[2] is None else found[2].reshape(-1)
-    steps = [1] * len(starts) if found[3] is None else found[3].reshape(-1)
     sizes = list(shape)
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=False):
-        size = shape[int(axis)]
-        sizes[int(axis)] = len(range(size)[slice(int(start), int(end), int(step))])
+    for axis, part in known.slices(node):
+        sizes[axis] = len(range(shape[axis])[part])
     return tuple(sizes)
 
 
@@ -277,17 +301,10 @@ def _split_shape(known: Constants, node: ir.Node) -> Shape | None:
     if shape is None:
         return None
     axis = node.attributes.get_int("axis", 0) % len(shape)
-    attribute = node.attributes.get("split")
-    given = (
-        np.asarray(attribute.as_ints())
-        if attribute is not None
-        else known.integers(node.inputs[1] if len(node.inputs) > 1 else None)
-    )
-    if given is None and len(node.inputs) > 1 and node.inputs[1] is not None:
+    given = known.given(node, 1, "split")
+    if given is not None and len(set(given)) > 1:
         return None
-    if given is not None and len(set(given.tolist())) > 1:
-        return None
-    size = int(given[0]) if given is not None else -(-shape[axis] // len(node.outputs))
+    size = given[0] if given is not None else -(-shape[axis] // len(node.outputs))
     return (*shape[:axis], size, *shape[axis + 1 :])
 
 

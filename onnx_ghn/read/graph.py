@@ -57,19 +57,10 @@ ATTRIBUTES = (
 
 @dataclass(frozen=True)
 class Slot:
-    """A parameter predicted from a node.
-
-    Attributes:
-        parameter: Index into `Reading.parameters`.
-        part: Which of the node's outputs it takes.
-        rows: Place of each output channel, or element of a vector; None: they count from zero.
-        columns: Place of each input channel of a weight (`onnx_ghn.read.channels`).
-    """
+    """A parameter predicted from a node: index into `Reading.parameters`, and the part."""
 
     parameter: int
     part: Part
-    rows: tuple[int, ...] | None = None
-    columns: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import onnx_ir as ir
 
 from onnx_ghn.read.assembly import Node, assemble
 from onnx_ghn.read.canonical import find_nodes
+from onnx_ghn.read.channels import Channels
 from onnx_ghn.read.dataflow import DataFlow, trace
 from onnx_ghn.read.given import GivenRole
 from onnx_ghn.read.graph import GhnGraph, Op
@@ -31,12 +33,19 @@ class Reading:
         graph: The canonical graph; None where there is none.
         warnings: What the user should know of the model, each one sentence.
         graph_reason: Why there is no graph; "" where there is one.
+        flow: The data flow that it comes from.
     """
 
     parameters: tuple[Parameter, ...]
     graph: GhnGraph | None
-    warnings: tuple[str, ...] = ()
-    graph_reason: str = ""
+    warnings: tuple[str, ...]
+    graph_reason: str
+    flow: DataFlow
+
+    @cached_property
+    def channels(self) -> Channels:
+        """The places of all channels, found when they are first asked for: few archives do."""
+        return Channels(self.flow)
 
 
 def read_model(model: ir.Model, given: Mapping[str, GivenRole] | None = None) -> Reading:
@@ -56,8 +65,8 @@ def read_model(model: ir.Model, given: Mapping[str, GivenRole] | None = None) ->
     warnings = tuple(_warnings(parameters, nodes))
     if len(nodes) > MAX_NODES:
         reason = f"graph too large: {len(nodes)} nodes, at most {MAX_NODES}"
-        return Reading(parameters, None, warnings, reason)
-    return Reading(parameters, assemble(nodes), warnings)
+        return Reading(parameters, None, warnings, reason, flow)
+    return Reading(parameters, assemble(nodes), warnings, "", flow)
 
 
 def build_graph(flow: DataFlow, parameters: Sequence[Parameter]) -> GhnGraph:

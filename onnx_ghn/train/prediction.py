@@ -23,6 +23,7 @@ from onnx_ghn.hypernet.fit import TOKEN_STD, drawn_tokens, scale
 from onnx_ghn.hypernet.kinds import COLUMNS, POSITION, KindOf, KindsHypernetwork, window
 from onnx_ghn.hypernet.predict import sources_of, stream_of, turned_factor
 from onnx_ghn.hypernet.tiles import Decoder, Source
+from onnx_ghn.read.channels import Places
 from onnx_ghn.read.graph import Part
 from onnx_ghn.read.layout import Layout
 from onnx_ghn.read.parameter import Role
@@ -40,7 +41,7 @@ class _Group:
         decoder: Number of a weight decoder (its kind), or the name of another one.
         rows: Their rows in the decoder's output; None for all of them, in order.
         shape: Their logical shape.
-        kernel: (kh, kw) of the tile that is cut out; (0, 0) for vectors.
+        cut: What is cut out of a weight's tile, (out, in, kh, kw); () for vectors.
         turned: For transposed convolutions, whose kernels are turned, the tile's factor; else 0.
         places: Of the output and input channels: the first of consecutive ones, or each.
         tokens: Of position tables, the drawn rows [n, tokens, dim] that come first.
@@ -49,7 +50,7 @@ class _Group:
     decoder: int | str
     rows: Tensor | None
     shape: tuple[int, ...]
-    kernel: tuple[int, int]
+    cut: tuple[int, ...]
     turned: float
     places: tuple[int | Tensor, int | Tensor]
     tokens: Tensor | None
@@ -57,9 +58,8 @@ class _Group:
     layouts: tuple[Layout | None, ...]
 
 
-_Places = tuple[int, ...] | None
-_Key = tuple[int | str, bool, tuple[int, ...], tuple[int, int], float, _Places, _Places]
-"""Decoder, whether the scale is meant, logical shape, kernel, factor of a turned tile, places."""
+_Key = tuple[int | str, bool, tuple[int, ...], tuple[int, ...], float, Places | None, Places | None]
+"""Decoder, whether the scale is meant, logical shape, cut, factor of a turned tile, places."""
 
 
 class PredictionPlan:
@@ -96,25 +96,25 @@ class PredictionPlan:
             mine = nodes.setdefault(decoder, [])
             if source.node not in mine:
                 mine.append(source.node)
-            shape, kernel = _sizes(parameter, source)
+            cut = _cut(parameter, source)
             part = source.part is Part.SCALE
             turned = turned_factor(parameter) if parameter.role is Role.CONV_TRANSPOSE else 0.0
-            factor = turned if kernel != (0, 0) else 0.0
-            key = (decoder, part, shape, kernel, factor, source.rows, source.columns)
+            shape, factor = parameter.logical_shape, turned if cut else 0.0
+            key = (decoder, part, shape, cut, factor, source.rows, source.columns)
             groups.setdefault(key, []).append((parameter, mine.index(source.node)))
         self.nodes = {decoder: torch.tensor(mine, device=device) for decoder, mine in nodes.items()}
         self._groups: list[tuple[_Group, bool]] = []
-        for (decoder, part, shape, kernel, turned, rows, columns), members in groups.items():
+        for (decoder, part, shape, cut, turned, rows, columns), members in groups.items():
             chosen = [row for _, row in members]
             every = chosen == list(range(len(nodes[decoder])))
             group = _Group(
                 decoder,
                 None if every else torch.tensor(chosen, device=device),
                 shape,
-                kernel,
+                cut,
                 turned,
                 (_run(rows, device), _run(columns, device)),
-                _tokens([p for p, _ in members], kernel, device) if decoder == POSITION else None,
+                _tokens([p for p, _ in members], cut, device) if decoder == POSITION else None,
                 tuple(parameter.name for parameter, _ in members),
                 tuple(p.layout if p.layout.steps else None for p, _ in members),
             )
@@ -156,7 +156,7 @@ def _decoder(source: Source, kinds: list[int]) -> int | str:
             return "class_bias"
 
 
-def _run(places: _Places, device: str | torch.device) -> int | Tensor:
+def _run(places: Places | None, device: str | torch.device) -> int | Tensor:
     """Consecutive places by their first one."""
     if places is None or places == tuple(range(places[0], places[0] + len(places))):
         return 0 if places is None else places[0]
@@ -173,27 +173,25 @@ def _decoded(network: KindsHypernetwork, decoder: int | str, x: Tensor) -> Tenso
     return network.centred(network.shift(network.class_bias(x)))
 
 
-def _sizes(parameter: Parameter, source: Source) -> tuple[tuple[int, ...], tuple[int, int]]:
-    shape = parameter.logical_shape
-    if source.decoder is Decoder.WEIGHT:
-        return shape, (source.size[2], source.size[3])
-    return shape, (1, 1) if source.decoder is Decoder.CLASS_WEIGHT else (0, 0)
+def _cut(parameter: Parameter, source: Source) -> tuple[int, ...]:
+    if source.decoder is Decoder.CLASS_WEIGHT:
+        return parameter.logical_shape[0], *source.size, 1, 1
+    return source.size if source.decoder is Decoder.WEIGHT else ()
 
 
 def _fit(tile: Tensor, group: _Group) -> Tensor:
     """Tiles [n, ...] -> parameters [n, *shape], as `onnx_ghn.hypernet.fit` defines them."""
     n, shape = tile.shape[0], group.shape
-    if group.kernel == (0, 0):
-        return _along(tile, 1, shape[0], group.places[0] % tile.shape[1])
+    if not group.cut:
+        return _along(tile, 1, shape[0], group.places[0])
     if group.decoder == POSITION:
-        dim, places = shape[-1], math.prod(group.kernel)
-        grid = window(tile, 1, dim, *group.kernel).reshape(n, -1, places).transpose(1, 2)
+        dim, places = shape[-1], math.prod(group.cut[2:])
+        grid = window(tile, *group.cut).reshape(n, -1, places).transpose(1, 2)
         grid = grid.repeat(1, 1, -(-dim // grid.shape[2]))[:, :, :dim]
         assert group.tokens is not None
         return torch.cat([group.tokens, grid], dim=1).reshape(n, *shape)
-    rows, columns = group.places[0] % tile.shape[1], group.places[1] % tile.shape[2]
-    o, i = _reach(rows, shape[0], tile.shape[1]), _reach(columns, shape[1], tile.shape[2])
-    tile = window(tile, o, i, *group.kernel) * scale(shape)
+    tile = window(tile, *group.cut) * scale(shape)
+    rows, columns = group.places
     tile = _along(_along(tile, 1, shape[0], rows), 2, shape[1], columns)
     if group.turned:
         tile = tile.flip(3, 4) * group.turned
@@ -203,29 +201,26 @@ def _fit(tile: Tensor, group: _Group) -> Tensor:
     return tile.reshape(n, *shape)
 
 
-def _reach(places: int | Tensor, count: int, size: int) -> int:
-    """How much of a tile's axis is needed for `count` channels at their places."""
-    return size if isinstance(places, Tensor) else min(size, places + count)
-
-
 def _along(tile: Tensor, axis: int, count: int, places: int | Tensor) -> Tensor:
-    """Make an axis of tiles `count` long, its elements those at their places; they repeat.
+    """Make an axis of tiles `count` long, its elements those of their places modulo the axis.
 
     Repeats whole tiles and cuts where it can: the gradient of an indexed gather is slow.
     """
+    size = tile.shape[axis]
+    places = places % size
     if isinstance(places, Tensor):
         return tile.index_select(axis, places)
-    if places + count > tile.shape[axis]:
-        tile = torch.cat([tile] * -(-(places + count) // tile.shape[axis]), axis)
+    if places + count > size:
+        tile = torch.cat([tile] * -(-(places + count) // size), axis)
     return tile.narrow(axis, places, count)
 
 
 def _tokens(
-    parameters: Sequence[Parameter], kernel: tuple[int, int], device: str | torch.device
+    parameters: Sequence[Parameter], cut: tuple[int, ...], device: str | torch.device
 ) -> Tensor:
     """Rows [n, tokens, dim] of position tables that have no place in the grid, as `predict`'s."""
     shape = parameters[0].logical_shape
-    size = math.prod(shape[:-1]) - math.prod(kernel), shape[-1]
+    size = math.prod(shape[:-1]) - math.prod(cut[2:]), shape[-1]
     drawn = [drawn_tokens(size, stream_of(0, parameter)) for parameter in parameters]
     return torch.from_numpy(np.stack(drawn)).float().to(device)
 

@@ -149,14 +149,15 @@ def test_a_tied_copy_takes_the_value_of_the_first(reading, untrained):
 
 
 def test_only_an_aligned_archive_puts_channels_at_their_places(reading, untrained):
-    linear = (Slot(3, Part.WEIGHT, rows=tuple(range(20, 60)), columns=(7,) * 50),)
-    vectors = (
-        Slot(1, Part.SCALE, rows=(9, 8, 7, 6, 5, 4)),
-        Slot(2, Part.SHIFT, rows=(9, 8, 7, 6, 5, 4)),
-    )
-    head = (Slot(5, Part.WEIGHT, rows=tuple(range(1, 11)), columns=tuple(range(5, 55))),)
-    slots = [*reading.graph.slots[:2], vectors, linear, reading.graph.slots[4], head, ()]
-    placed = with_graph(reading, slots=slots)
+    vector = (9, 8, 7, 6, 5, 4)
+    found = {
+        "scale": (vector, None),
+        "shift": (vector, None),
+        "linear": (tuple(range(20, 60)), (7,) * 50),
+        "head": (tuple(range(1, 11)), tuple(range(5, 55))),
+    }
+    channels = SimpleNamespace(of=lambda parameter: found.get(parameter.name, (None, None)))
+    placed = SimpleNamespace(**vars(reading), channels=channels)
     plain, ignored = predict(reading, untrained), predict(placed, untrained)
     for index in ignored.indices:
         np.testing.assert_array_equal(ignored.tensor(index), plain.tensor(index))
